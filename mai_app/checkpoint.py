@@ -1,0 +1,156 @@
+"""From a trained network to one file and back: safetensors weights with everything that predicting needs, as JSON."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from mai_app.atomic import write_bytes
+from mai_app.config import Preprocessing, Verdict
+from mai_app.errors import CheckpointError
+from mai_app.model import MODELS
+
+FORMAT_VERSION: Final = 1
+BEST: Final = "best.safetensors"
+"""Name of the checkpoint in a run's folder that is meant for use."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a logit becomes a score and a score a verdict; fitted on validation images, stored with the weights."""
+
+    temperature: float
+    """p_synthetic = sigmoid(logit / temperature)."""
+    threshold: float
+    """p_synthetic from here on counts as synthetic where a yes or no is needed."""
+    unsure_low: float
+    """Verdict authentic below this score."""
+    unsure_high: float
+    """Verdict synthetic above this score; between the two, unsure."""
+    authentic_images: int
+    """Authentic images it was fitted on."""
+    synthetic_images: int
+    """Synthetic images it was fitted on."""
+
+    def verdict(self, p_synthetic: float) -> Verdict:
+        """authentic, unsure or synthetic."""
+        if p_synthetic < self.unsure_low:
+            return "authentic"
+        return "synthetic" if p_synthetic > self.unsure_high else "unsure"
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says about itself."""
+
+    model: str
+    """Name of the network."""
+    mai_version: str
+    """Version of MAI that trained it."""
+    preprocessing: Preprocessing
+    calibration: Calibration
+    data: str
+    """Name of the data set's folder."""
+    data_fingerprint: str
+    """SHA-256 that names the images and labels it was trained on."""
+    epoch: int
+    """Epochs of training behind these weights."""
+    val_loss: float
+    """Mean binary cross-entropy on the validation images, per class and then averaged."""
+    training: Mapping[str, Any]
+    """The settings that shaped the weights."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read: the network in evaluation mode, what it says about itself, and its file's SHA-256."""
+
+    path: Path
+    network: nn.Module
+    info: CheckpointInfo
+    sha256: str
+
+    @property
+    def version(self) -> str:
+        """Names these weights: the first 12 digits of the file's SHA-256."""
+        return self.sha256[:12]
+
+
+def save_checkpoint(path: Path, network: nn.Module, info: CheckpointInfo) -> None:
+    """Write network and info to one safetensors file, whole or not at all; equal content gives equal bytes."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    document = json.dumps({"format_version": FORMAT_VERSION, **asdict(info)}, sort_keys=True)
+    write_bytes(path, safetensors.torch.save(tensors, metadata={"mai": document}))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU; raises CheckpointError if it is missing, damaged, foreign or too new."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
+    try:
+        tensors = safetensors.torch.load(data)
+        # safetensors checked the header just above; its metadata is only to be had from the header itself.
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path}: truncated, or no safetensors file ({error}); copy or train it anew") from None
+    document = header.get("__metadata__", {}).get("mai")
+    if document is None:
+        raise CheckpointError(f"{path}: holds weights, but not MAI's; a MAI checkpoint comes from `mai train`")
+    info = _read_info(path, document)
+    if info.model not in MODELS:
+        raise CheckpointError(f"{path}: model {info.model!r} not found; available models = {sorted(MODELS)}")
+    network = MODELS[info.model]()
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path}: its weights do not fit the model {info.model!r} ({reason})") from None
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise CheckpointError(f"{path}: holds weights that are not finite numbers; train it anew")
+    network.eval()
+    return Checkpoint(path, network, info, hashlib.sha256(data).hexdigest())
+
+
+def find_checkpoint(name: str, runs: Path) -> Path:
+    """The checkpoint that a user means: a file, a run's folder, a run's name, or, for "", the run trained last.
+
+    Raises CheckpointError that lists what there is.
+    """
+    there = {path.parent.name: path for path in sorted(runs.glob(f"*/{BEST}"), key=lambda p: p.stat().st_mtime)}
+    if not name:
+        if there:
+            return list(there.values())[-1]
+        raise CheckpointError(f"no trained model in {runs}/; train one with `mai train`, or name a file with --model")
+    path = Path(name)
+    if path.is_dir():
+        path = path / BEST
+    elif not path.exists() and name in there:
+        path = there[name]
+    if not path.is_file():
+        raise CheckpointError(f"model {name!r} not found; available runs in {runs}/ = {list(there)}")
+    return path
+
+
+def _read_info(path: Path, document: str) -> CheckpointInfo:
+    try:
+        facts = json.loads(document)
+        version = facts.pop("format_version")
+        if version > FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path}: written by a newer MAI ({facts.get('mai_version')}, format {version}; this one reads up to "
+                f"{FORMAT_VERSION}); update MAI"
+            )
+        facts["preprocessing"] = Preprocessing(**facts["preprocessing"])
+        facts["calibration"] = Calibration(**facts["calibration"])
+        return CheckpointInfo(**{f.name: facts[f.name] for f in fields(CheckpointInfo)})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: its description is damaged ({error}); copy or train it anew") from None

@@ -1,0 +1,166 @@
+"""Every default of MAI: frozen dataclasses, most of which are also the flags of the command line."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+IMAGE_SIZE = 200
+"""Side of the network's input, in pixels."""
+
+SPLITS = ("train", "val", "test")
+CLASSES = ("authentic", "synthetic")
+"""Class names by label: authentic = 0, synthetic = 1."""
+
+InputMode = Literal["resize", "crop"]
+Verdict = Literal["authentic", "unsure", "synthetic"]
+ModelName = Literal["baseline"]
+Tier = Literal["clean", "q90", "web", "hard"]
+TIERS: tuple[Tier, ...] = ("clean", "q90", "web", "hard")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the decoder accepts, checked before any pixel is decoded."""
+
+    max_bytes: int = 128 * 2**20
+    max_pixels: int = 100_000_000
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the network's input; stored with every checkpoint."""
+
+    input: InputMode = "resize"
+    """resize: the whole image, stretched to the input's size. crop: native pixels, several crops averaged."""
+    size: int = IMAGE_SIZE
+    """Side of the square input, in pixels."""
+    crops: int = 5
+    """Crops an image at prediction: the four corners and the centre (5), or the centre alone (1). crop only."""
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """How a data set without split folders is divided, by a seeded hash of each image's pixels."""
+
+    seed: int = 0
+    val: float = 0.1
+    test: float = 0.1
+
+
+SPLITTING = Splitting()
+
+PREPARED_WINDOW = 256
+"""Largest side, in pixels, of the native-size window that a prepared set keeps of an image."""
+
+FPR_CEILING = 0.05
+"""The decision threshold lets at most this share of the authentic validation images be called synthetic."""
+UNSURE_ACCURACY = 0.95
+"""Verdicts outside the unsure band are right at least this often on the validation images."""
+UNSURE_MIN_IMAGES = 20
+"""A side of the unsure band is opened only if at least this many validation images lie beyond it."""
+
+RUNS = Path("runs")
+PREPARED = Path("prepared")
+TEST_IMAGES = "test_images"
+"""Folder that `mai predict` judges when it is given no path, as the first MAI did."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a detector on a folder of images. The same command carries on a run that was stopped."""
+
+    data: Path
+    """Data set: {train,val,test}/{authentic,synthetic}/…, or just the two class folders."""
+    name: str = ""
+    """Name of the run, a folder below --runs. Default: DATA-MODEL-INPUT."""
+    model: ModelName = "baseline"
+    """Network."""
+    input: InputMode = "resize"
+    """How an image becomes the network's input; stored with the checkpoint."""
+    epochs: int = 20
+    """Epochs in all; raise it to train a finished run further."""
+    batch_size: int = 64
+    """Images a batch, half of either class."""
+    optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
+    """rmsprop: constant learning rate, as the first MAI. adamw: warm-up, then a cosine to zero."""
+    learning_rate: float = 1e-3
+    """Learning rate; adamw's is the highest."""
+    source_balance: float = 0.5
+    """Within a class: 1 draws every source alike, 0 every image alike, 0.5 sources by the root of their size."""
+    seed: int = 0
+    """Seed of weights, order and crops."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps, …"""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 autocast where the processor computes in it, else float32."""
+    workers: int = 0
+    """Loader processes; the results do not depend on it."""
+    save_minutes: float = 5.0
+    """Save the state at least this often within an epoch, in minutes."""
+    runs: Path = RUNS
+    """Where the runs are."""
+    prepared: Path = PREPARED
+    """Where decoded images are kept, losslessly, so that no epoch decodes again."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measure a checkpoint on a data set: whole, per source, generator and kind, in four tiers of damage."""
+
+    data: Path
+    """Data set, laid out as for training."""
+    model: str = ""
+    """Checkpoint file, run folder or run's name. Default: the run trained last."""
+    split: Literal["train", "val", "test"] = "test"
+    """Which part of the data set is judged."""
+    out: Path | None = None
+    """Folder of the report. Default: RUN/report-SPLIT."""
+    device: str = "auto"
+    """auto, cpu, cuda, …"""
+    workers: int = 2
+    """Processes that decode and degrade."""
+    runs: Path = RUNS
+    """Where the runs are."""
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Judge image files: a row each, in order. Exit code 0: all judged, 1: some not, 2: none, or bad usage."""
+
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional] = field(default_factory=tuple)
+    """Files, folders, globs, or - for a list on standard input. Default: the folder test_images/."""
+    model: str = ""
+    """Checkpoint file, run folder or run's name. Default: the run trained last."""
+    json: Annotated[bool, tyro.conf.FlagConversionOff] = False
+    """One JSON array."""
+    jsonl: bool = False
+    """A JSON object a line, as they come."""
+    csv: bool = False
+    """Comma-separated values with a header."""
+    device: str = "auto"
+    """auto, cpu, cuda, …"""
+    batch_size: int = 32
+    """Images judged at a time."""
+    workers: int = 2
+    """Threads that read and decode."""
+    runs: Path = RUNS
+    """Where the runs are."""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Make simulated images, train, evaluate and predict on them: the whole way, with no network."""
+
+    out: Path = Path("demo")
+    """Folder for the images, the run and the report."""
+    scenes: int = 700
+    """Scenes rendered; each gives one authentic and one synthetic image."""
+    epochs: int = 8
+    """Epochs of training."""
+    seed: int = 0
+    """Seed of scenes and training."""

@@ -1,0 +1,39 @@
+"""Where to compute, and in which precision."""
+
+import torch
+
+from mai_app.errors import RunError
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device of that name; auto takes CUDA, then MPS, then the processor. Raises RunError if it is not there."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"--device {wanted}: not to be had on this machine ({reason}); try --device auto") from None
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    if device.type == "cpu":
+        return f"cpu ({torch.get_num_threads()} threads)"
+    return str(device)
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """float32 or bfloat16; auto takes bfloat16 where the hardware computes in it."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device.type == "cpu":
+        can = torch.cpu.get_capabilities()
+        return "bfloat16" if can.get("amx_bf16") or can.get("avx512_bf16") else "float32"
+    return "float32"

@@ -1,0 +1,33 @@
+"""The errors that MAI raises on purpose: each message says what was wrong, with which file, and what to do.
+
+    MaiError
+    ├── DataError         a data set that can't be trained or evaluated on
+    ├── ImageError        one file that can't be judged; the rest of a batch goes on
+    ├── CheckpointError   a checkpoint that is missing, damaged, or from another model
+    └── RunError          a training run that can't start, or can't carry on as asked
+"""
+
+
+class MaiError(Exception):
+    """Base of every error that MAI raises on purpose."""
+
+
+class DataError(MaiError):
+    """A folder or a prepared set that can't serve as a data set."""
+
+
+class ImageError(MaiError):
+    """An image file that MAI refuses or can't decode; names the file and the reason."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class CheckpointError(MaiError):
+    """A checkpoint that is missing, damaged, newer than this MAI, or not MAI's."""
+
+
+class RunError(MaiError):
+    """A training run whose folder and command do not fit together."""

@@ -1,0 +1,319 @@
+"""From settings and a data set to a checkpoint: one flat loop that saves as it goes and carries on when killed."""
+
+import io
+import json
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own habit
+from torch import nn
+from tqdm import tqdm
+
+from mai_app import __version__
+from mai_app.atomic import locked, write_bytes, write_text
+from mai_app.checkpoint import BEST, CheckpointInfo, save_checkpoint
+from mai_app.config import Preprocessing, TrainConfig
+from mai_app.data.dataset import TrainingImages, draw_epoch, to_floats, training_batches, validation_batches
+from mai_app.data.prepare import PreparedSet, prepare
+from mai_app.device import choose_device, choose_precision, describe_device
+from mai_app.errors import DataError, RunError
+from mai_app.evaluation.calibrate import balanced_loss, calibrate
+from mai_app.evaluation.metrics import auroc
+from mai_app.model import MODELS
+
+LAST: Final = "last.pt"
+MAY_CHANGE: Final = ("data", "name", "epochs", "device", "precision", "workers", "save_minutes", "runs", "prepared")
+"""Settings that may differ when a run is carried on: they do not shape the weights, or are checked otherwise."""
+
+
+def train(config: TrainConfig, on_save: Callable[[], None] | None = None) -> Path:
+    """Train, or carry on, the run that `config` names, and return its folder.
+
+    The folder holds config.json, metrics.jsonl (a line an epoch), best.safetensors (the weights of least validation
+    loss, for use) and last.pt (everything needed to carry on). Killed at any moment, the same call carries on from
+    the last save; on a CPU, with as many threads, to the very same weights. `on_save` is called after each save.
+
+    Raises DataError for an unusable data set, RunError for settings that do not fit the run's folder, and
+    KeyboardInterrupt, after saving, for SIGINT or SIGTERM.
+    """
+    if config.batch_size < 2 or config.batch_size % 2:
+        raise RunError(f"--batch-size {config.batch_size}: must be even, for half a batch is of either class")
+    if config.epochs < 1:
+        raise RunError(f"--epochs {config.epochs}: must be at least 1")
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    run = config.runs / (config.name or f"{config.data.resolve().name}-{config.model}-{config.input}")
+    say(f"run {run}: {config.model}, {config.input}, on {describe_device(device)} in {precision}")
+    if device.type == "cpu":
+        say("no accelerator is used: on a processor a large data set takes hours")
+    prepared = prepare(config.data, config.prepared)
+    try:
+        with locked(run, wait=False):
+            _run(config, run, prepared, device, precision, on_save or (lambda: None))
+    except BlockingIOError:
+        raise RunError(f"{run}: another process trains it at this moment; choose another --name") from None
+    return run
+
+
+def _run(
+    config: TrainConfig,
+    run: Path,
+    prepared: PreparedSet,
+    device: torch.device,
+    precision: str,
+    on_save: Callable[[], None],
+) -> None:
+    training, validation = _rows(config, prepared)
+    labels = np.array([image.label for image in prepared.images])
+    sources = [image.source for image in prepared.images]
+    preprocessing = Preprocessing(input=config.input)
+    _check_settings(config, run, prepared.fingerprint, precision)
+
+    torch.manual_seed(config.seed)
+    network = MODELS[config.model]().to(device, memory_format=torch.channels_last)
+    optimizer = _optimizer(config, network)
+    epoch, step, loss_sum, best = 0, 0, 0.0, math.inf
+
+    state = _load_state(run / LAST)
+    if state:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        epoch, step, loss_sum, best = state["epoch"], state["step"], state["loss_sum"], state["best"]
+        precision = state["precision"]
+        say(f"carrying on at epoch {epoch + 1}, step {step}" if epoch < config.epochs else f"{epoch} epochs are done")
+    elif (run / BEST).exists():
+        raise RunError(f"{run}: has a model but no {LAST} to carry on from; choose another --name")
+    _keep_metrics(run / "metrics.jsonl", before=epoch + 1)
+
+    def save() -> None:
+        document = {
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "epoch": epoch,
+            "step": step,
+            "loss_sum": loss_sum,
+            "best": best,
+            "precision": precision,
+        }
+        buffer = io.BytesIO()
+        torch.save(document, buffer)
+        write_bytes(run / LAST, buffer.getvalue())
+        on_save()
+
+    with _stop_signals() as stopped:
+        while epoch < config.epochs:
+            started = saved = time.monotonic()
+            first_step = step
+            batches = draw_epoch(
+                labels[training],
+                [sources[row] for row in training],
+                config.batch_size,
+                config.source_balance,
+                config.seed,
+                epoch,
+            )
+            steps = len(batches)
+            draws = [[(int(training[i]), draw) for i, draw in batch] for batch in batches]
+            images = TrainingImages(prepared, preprocessing, config.seed, epoch)
+            network.train()
+            bar = tqdm(total=steps, initial=step, desc=f"epoch {epoch + 1}/{config.epochs}", leave=False, disable=None)
+            with bar:
+                for pixels, targets in training_batches(images, draws[step:], config.workers):
+                    rate = _learning_rate(config, epoch * steps + step, config.epochs * steps)
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+                    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                        logits = network(to_floats(pixels, device))
+                    loss = F.binary_cross_entropy_with_logits(logits.float(), targets.to(device))
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    optimizer.step()
+                    loss_sum += loss.item()
+                    step += 1
+                    if not math.isfinite(loss_sum):
+                        raise RunError(
+                            f"{run}: the loss is no longer a number at epoch {epoch + 1}, step {step}; "
+                            f"choose another --name and a lower --learning-rate"
+                        )
+                    bar.update()
+                    bar.set_postfix(loss=f"{loss_sum / step:.4f}", refresh=False)
+                    if stopped():
+                        break
+                    if time.monotonic() - saved > config.save_minutes * 60:
+                        save()
+                        saved = time.monotonic()
+            if stopped():
+                save()
+                say(f"stopped at epoch {epoch + 1}, step {step} of {steps}, and saved; the same command carries on")
+                raise KeyboardInterrupt
+            seconds = time.monotonic() - started
+
+            logits_of = predict_logits(network, prepared, validation, preprocessing, config.batch_size, device)
+            val_loss = balanced_loss(logits_of, labels[validation])
+            row = {
+                "epoch": epoch + 1,
+                "train_loss": loss_sum / steps,
+                "val_loss": val_loss,
+                "val_auroc": auroc(logits_of, labels[validation]),
+                "learning_rate": rate,
+                "seconds": round(seconds, 3),
+                "images_per_second": round((steps - first_step) * config.batch_size / seconds, 1),
+            }
+            better = val_loss < best
+            if better:
+                best = val_loss
+                info = CheckpointInfo(
+                    model=config.model,
+                    mai_version=__version__,
+                    preprocessing=preprocessing,
+                    calibration=calibrate(logits_of, labels[validation]),
+                    data=config.data.resolve().name,
+                    data_fingerprint=prepared.fingerprint,
+                    epoch=epoch + 1,
+                    val_loss=val_loss,
+                    training=_settings(config) | {"precision": precision},
+                )
+                save_checkpoint(run / BEST, network, info)
+            with (run / "metrics.jsonl").open("a") as stream:
+                stream.write(json.dumps(row) + "\n")
+            say(
+                f"epoch {epoch + 1}/{config.epochs}: train loss {row['train_loss']:.4f}, val loss {val_loss:.4f}, "
+                f"val AUROC {row['val_auroc']:.3f}, {row['images_per_second']:.0f} images/s{', best' if better else ''}"
+            )
+            epoch, step, loss_sum = epoch + 1, 0, 0.0
+            save()
+
+
+def predict_logits(
+    network: nn.Module,
+    prepared: PreparedSet,
+    rows: npt.NDArray[np.int64],
+    preprocessing: Preprocessing,
+    batch_size: int,
+    device: torch.device,
+) -> npt.NDArray[np.float64]:
+    """Logits (n,) of the given images of a prepared set, in float32 arithmetic as prediction uses."""
+    network.eval()
+    with torch.inference_mode():
+        parts = [
+            network(to_floats(pixels, device)).double().cpu().numpy()
+            for pixels, _ in validation_batches(prepared, rows, preprocessing, batch_size)
+        ]
+    return np.concatenate(parts)
+
+
+def say(text: str) -> None:
+    """One line to standard error, above a progress bar if there is one."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def _rows(config: TrainConfig, prepared: PreparedSet) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    parts = []
+    for split in ("train", "val"):
+        rows = np.array([i for i, image in enumerate(prepared.images) if image.split == split], dtype=np.int64)
+        counts = np.bincount([prepared.images[row].label for row in rows], minlength=2)
+        if not counts.all():
+            raise DataError(
+                f"{config.data}: its {split} part holds {counts[0]} authentic and {counts[1]} synthetic images; "
+                f"training needs some of both"
+            )
+        say(f"{split}: {counts[0]} authentic, {counts[1]} synthetic")
+        parts.append(rows)
+    return parts[0], parts[1]
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    return {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE} | {"epochs": config.epochs}
+
+
+def _check_settings(config: TrainConfig, run: Path, fingerprint: str, precision: str) -> None:
+    """Write config.json, or hold the settings against the one that is there."""
+    path = run / "config.json"
+    new = _settings(config) | {"data": str(config.data), "data_fingerprint": fingerprint, "precision": precision}
+    if path.exists():
+        try:
+            old = json.loads(path.read_text())
+        except ValueError as error:
+            raise RunError(f"{path}: is damaged ({error}); choose another --name") from None
+        if old.get("data_fingerprint") != fingerprint:
+            raise RunError(f"{run}: was started on other data than {config.data} holds now; choose another --name")
+        fixed = [n for n in _settings(config) if n != "epochs" or config.optimizer == "adamw"]
+        changed = [f"{n} {old.get(n)} → {new[n]}" for n in fixed if old.get(n) != new[n]]
+        if changed:
+            raise RunError(f"{run}: was started with other settings ({'; '.join(changed)}); choose another --name")
+    write_text(path, json.dumps(new | {"mai_version": __version__}, indent=2) + "\n")
+
+
+def _load_state(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - torch raises many kinds on a damaged file
+        raise RunError(f"{path}: is damaged ({type(error).__name__}); choose another --name") from None
+    return state
+
+
+def _keep_metrics(path: Path, before: int) -> None:
+    """Cut off what a killed run wrote after its last save: those epochs come again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["epoch"] >= before:
+            break
+        kept.append(line)
+    write_text(path, "".join(kept))
+
+
+def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.05)
+    return torch.optim.RMSprop(network.parameters(), lr=config.learning_rate)
+
+
+def _learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """Constant for rmsprop; for adamw linear over the first twentieth, then half a cosine down to zero."""
+    if config.optimizer == "rmsprop":
+        return config.learning_rate
+    warm_up = max(1, steps // 20)
+    if step < warm_up:
+        return config.learning_rate * (step + 1) / warm_up
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn SIGINT and SIGTERM into a question that the loop asks between two steps; a second signal ends at once.
+
+    Only a process's main thread may do so; elsewhere the signals do what they always do.
+    """
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def note(number: int, frame: object) -> None:
+        seen.append(number)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
