@@ -26,6 +26,7 @@ class Limits:
 
     max_bytes: int = 128 * 2**20
     max_pixels: int = 100_000_000
+    max_side: int = 65_500  # the longest that a JPEG can have, so that every tier can be made
 
 
 LIMITS = Limits()
@@ -116,7 +117,7 @@ class EvaluateConfig:
     """Data set, laid out as for training."""
     model: str = ""
     """Checkpoint file, run folder or run's name. Default: the run trained last."""
-    split: Literal["train", "val", "test"] = "test"
+    split: Literal["train", "val", "test", "all"] = "test"
     """Which part of the data set is judged."""
     out: Path | None = None
     """Folder of the report. Default: RUN/report-SPLIT."""
@@ -136,7 +137,7 @@ class PredictConfig:
     """Files, folders, globs, or - for a list on standard input. Default: the folder test_images/."""
     model: str = ""
     """Checkpoint file, run folder or run's name. Default: the run trained last."""
-    json: Annotated[bool, tyro.conf.FlagConversionOff] = False
+    json: bool = False
     """One JSON array."""
     jsonl: bool = False
     """A JSON object a line, as they come."""

@@ -1,10 +1,10 @@
 """The errors that MAI raises on purpose: each message says what was wrong, with which file, and what to do.
 
-    MaiError
-    ├── DataError         a data set that can't be trained or evaluated on
-    ├── ImageError        one file that can't be judged; the rest of a batch goes on
-    ├── CheckpointError   a checkpoint that is missing, damaged, or from another model
-    └── RunError          a training run that can't start, or can't carry on as asked
+MaiError
+├── DataError         a data set that can't be trained or evaluated on
+├── ImageError        one file that can't be judged; the rest of a batch goes on
+├── CheckpointError   a checkpoint that is missing, damaged, or from another model
+└── RunError          a training run that can't start, or can't carry on as asked
 """
 
 
@@ -23,6 +23,10 @@ class ImageError(MaiError):
         super().__init__(f"{name}: {reason}")
         self.name = name
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        # Exceptions are pickled by their message alone, which this one's __init__ does not take.
+        return ImageError, (self.name, self.reason)
 
 
 class CheckpointError(MaiError):

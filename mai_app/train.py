@@ -33,7 +33,17 @@ from mai_app.evaluation.metrics import auroc
 from mai_app.model import MODELS
 
 LAST: Final = "last.pt"
-MAY_CHANGE: Final = ("data", "name", "epochs", "device", "precision", "workers", "save_minutes", "runs", "prepared")
+MAY_CHANGE: Final = (
+    "data",
+    "name",
+    "epochs",
+    "device",
+    "precision",
+    "workers",
+    "save_minutes",
+    "runs",
+    "prepared",
+)
 """Settings that may differ when a run is carried on: they do not shape the weights, or are checked otherwise."""
 
 
@@ -81,7 +91,7 @@ def _run(
     _check_settings(config, run, prepared.fingerprint, precision)
 
     torch.manual_seed(config.seed)
-    network = MODELS[config.model]().to(device, memory_format=torch.channels_last)
+    network = MODELS[config.model]().to(device).to(memory_format=torch.channels_last)
     optimizer = _optimizer(config, network)
     epoch, step, loss_sum, best = 0, 0, 0.0, math.inf
 
@@ -129,7 +139,13 @@ def _run(
             draws = [[(int(training[i]), draw) for i, draw in batch] for batch in batches]
             images = TrainingImages(prepared, preprocessing, config.seed, epoch)
             network.train()
-            bar = tqdm(total=steps, initial=step, desc=f"epoch {epoch + 1}/{config.epochs}", leave=False, disable=None)
+            bar = tqdm(
+                total=steps,
+                initial=step,
+                desc=f"epoch {epoch + 1}/{config.epochs}",
+                leave=False,
+                disable=None,
+            )
             with bar:
                 for pixels, targets in training_batches(images, draws[step:], config.workers):
                     rate = _learning_rate(config, epoch * steps + step, config.epochs * steps)
@@ -139,7 +155,7 @@ def _run(
                         logits = network(to_floats(pixels, device))
                     loss = F.binary_cross_entropy_with_logits(logits.float(), targets.to(device))
                     optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
+                    loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
                     loss_sum += loss.item()
                     step += 1
@@ -242,7 +258,11 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 def _check_settings(config: TrainConfig, run: Path, fingerprint: str, precision: str) -> None:
     """Write config.json, or hold the settings against the one that is there."""
     path = run / "config.json"
-    new = _settings(config) | {"data": str(config.data), "data_fingerprint": fingerprint, "precision": precision}
+    new = _settings(config) | {
+        "data": str(config.data),
+        "data_fingerprint": fingerprint,
+        "precision": precision,
+    }
     if path.exists():
         try:
             old = json.loads(path.read_text())
@@ -262,7 +282,7 @@ def _load_state(path: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - torch raises many kinds on a damaged file
+    except Exception as error:  # torch raises many kinds on a damaged file
         raise RunError(f"{path}: is damaged ({type(error).__name__}); choose another --name") from None
     return state
 
@@ -306,7 +326,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
         yield lambda: False
         return
 
-    def note(number: int, frame: object) -> None:
+    def note(number: int, _frame: object) -> None:
         seen.append(number)
         if len(seen) > 1:
             raise KeyboardInterrupt

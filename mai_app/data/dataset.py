@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,12 @@ def to_floats(images: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def draw_epoch(
-    labels: npt.NDArray[np.int64], sources: Sequence[str], batch_size: int, source_balance: float, seed: int, epoch: int
+    labels: npt.NDArray[np.int64],
+    sources: Sequence[str],
+    batch_size: int,
+    source_balance: float,
+    seed: int,
+    epoch: int,
 ) -> list[list[Draw]]:
     """The batches of one epoch: as many draws as there are images, in whole batches, half of them of either class.
 
@@ -42,7 +48,7 @@ def draw_epoch(
     of_class = []
     for label in (0, 1):
         by_source = defaultdict(list)
-        for i in np.flatnonzero(labels == label):
+        for i in np.flatnonzero(labels == label).tolist():
             by_source[sources[i]].append(i)
         weights = np.array([len(members) for members in by_source.values()]) ** (1 - source_balance)
         quotas = _quotas(weights / weights.sum() * steps * half, rng)
@@ -53,7 +59,7 @@ def draw_epoch(
         of_class.append(rng.permutation(np.concatenate(drawn)).reshape(steps, half))
     rows = rng.permuted(np.concatenate(of_class, axis=1), axis=1)
     draws = np.arange(rows.size).reshape(rows.shape)
-    return [list(zip(*pair, strict=True)) for pair in zip(rows.tolist(), draws.tolist(), strict=True)]
+    return [list(zip(row, draw, strict=True)) for row, draw in zip(rows.tolist(), draws.tolist(), strict=True)]
 
 
 def _quotas(shares: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -115,5 +121,5 @@ def validation_batches(
         yield torch.from_numpy(pixels), torch.tensor(labels)
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch

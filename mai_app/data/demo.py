@@ -168,7 +168,7 @@ def _make_pair(job: Job) -> tuple[str, str]:
         width = height
     family = str(rng.choice(FAMILIES))
     coding = draw_coding(rng)
-    exposure = Exposure(rng.uniform(3e-4, 3e-3), rng.uniform(2e-3, 8e-3), rng.uniform(0.0, 0.5))
+    exposure = Exposure(rng.uniform(3e-4, 3e-3), rng.uniform(2e-3, 8e-3), rng.uniform(0.0, 0.3))
     scene = render(rng, family, height, width)
     for path, pixels in (
         (job.camera, photograph(rng, scene, exposure)),
@@ -207,7 +207,7 @@ def render(rng: Rng, family: str, height: int, width: int) -> Array:
     else:
         labels = _drawn(rng, shape, kinds, hills=family == "hills")
     palette = _palette(rng, kinds)
-    slopes = rng.normal(0, 0.3, (2, kinds)).astype(np.float32)
+    slopes = rng.normal(0, 0.12, (2, kinds)).astype(np.float32)
     shade = 1 + slopes[0][labels] * u + slopes[1][labels] * v
     # Each part has a texture of its own strength: some smooth, some rough, coarse and fine.
     for cell in (rng.uniform(24, 60), rng.uniform(8, 20), rng.uniform(3, 6)):
@@ -219,14 +219,15 @@ def render(rng: Rng, family: str, height: int, width: int) -> Array:
         soft = _unit(heights)[..., None]
         scene = 0.4 * scene + 0.6 * (palette[0] * soft + palette[-1] * (1 - soft))
     scene = scene * np.maximum(shade, 0.02)[..., None]
-    peak = float(np.quantile(scene[::7, ::7], 0.98))
-    return np.clip(scene * (rng.uniform(0.6, 1.0) / peak), 0, 1).astype(np.float32)
+    # Automatic exposure and white balance, but for a rest: pictures of one mean, whatever they show.
+    mean = scene[::4, ::4].mean(axis=(0, 1))
+    return np.clip(scene * (rng.uniform(0.19, 0.23) / mean**0.85 / mean.mean() ** 0.15), 0, 1).astype(np.float32)
 
 
 def _palette(rng: Rng, count: int) -> Array:
     base = rng.uniform(0.35, 0.75) + rng.uniform(-0.15, 0.15, 3)
-    spread = rng.uniform(0.03, 0.2)
-    colours = base + spread * rng.uniform(-1, 1, (count, 3)) + rng.uniform(-0.2, 0.2, (count, 1))
+    spread = rng.uniform(0.03, 0.12)
+    colours = base + spread * rng.uniform(-1, 1, (count, 3)) + rng.uniform(-0.12, 0.12, (count, 1))
     return (np.clip(colours, 0.1, 1.0) ** 2.2).astype(np.float32)
 
 
@@ -370,7 +371,7 @@ def generate(rng: Rng, scene: Array, exposure: Exposure, decoder: str) -> Bytes:
 
 KEEP = 0.8
 STRENGTH = (0.8, 2.0)
-GRAIN = {name: (0.35, 0.7, 1.2) for name in DECODERS}
+GRAIN = dict.fromkeys(DECODERS, (0.35, 0.7, 1.2))
 
 
 def _weights(seed: int, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
@@ -420,4 +421,8 @@ def _pixel_shuffle(image: Array, strength: float) -> Array:
     return _pixel_shuffle_with(image, kernels * (4 / kernels.sum()))
 
 
-_UPSAMPLE = {"nearest-conv": _nearest_conv, "transposed-conv": _transposed_conv, "pixel-shuffle": _pixel_shuffle}
+_UPSAMPLE = {
+    "nearest-conv": _nearest_conv,
+    "transposed-conv": _transposed_conv,
+    "pixel-shuffle": _pixel_shuffle,
+}

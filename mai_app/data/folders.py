@@ -1,16 +1,17 @@
 """From a folder laid out by class to records: which file has which label, split, source, generator and kind."""
 
 import csv
+import glob
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from mai_app.config import CLASSES
 from mai_app.data.images import OTHER_SUFFIXES, SUFFIXES
-from mai_app.errors import DataError
+from mai_app.errors import DataError, ImageError
 
 CLASS_NAMES: Final = {
     **dict.fromkeys(("authentic", "real", "nature", "0_real"), 0),
@@ -65,6 +66,35 @@ def walk_images(folder: Path) -> Iterator[Path]:
             suffix = Path(entry.name).suffix.lower()
             if not suffix or suffix in SUFFIXES or suffix in OTHER_SUFFIXES:
                 yield Path(entry.path)
+
+
+def find_images(paths: Iterable[str]) -> Iterator[Path | ImageError]:
+    """The image files that a user names, in the order given: files, folders (searched through), glob patterns.
+
+    What names nothing comes as the ImageError to report for it, so that the rest goes on.
+    """
+    for name in paths:
+        path = Path(name)
+        if path.is_dir():
+            found = walk_images(path)
+            missing = "is a folder without an image file"
+        elif glob.has_magic(name) and not path.exists():
+            # glob's own order is the file system's.
+            found = (Path(match) for match in sorted(glob.glob(name, recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute pattern
+            missing = "no file matches the pattern"
+        else:
+            yield path
+            continue
+        try:
+            first = next(found, None)
+        except DataError as error:
+            yield ImageError(name, str(error).removeprefix(f"{path}: "))
+            continue
+        if first is None:
+            yield ImageError(name, missing)
+            continue
+        yield first
+        yield from found
 
 
 def scan(root: Path) -> list[Record]:

@@ -19,7 +19,21 @@ Pixels = npt.NDArray[np.uint8]
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF")
 FORMATS_IN_WORDS: Final = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 SUFFIXES: Final = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff")
+    (
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".png",
+        ".apng",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+    )
 )
 """Names of files that are taken from a folder as images."""
 OTHER_SUFFIXES: Final = frozenset((".heic", ".heif", ".avif", ".jxl", ".jp2"))
@@ -97,8 +111,8 @@ def decode(data: bytes, name: str, limits: Limits = LIMITS) -> DecodedImage:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-            if width * height > limits.max_pixels:
-                raise ImageError(name, _too_many_pixels(width, height, limits))
+            if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+                raise ImageError(name, _too_large(width, height, limits))
             notes = _frame_notes(image)
             image.load()
             quality = jpeg_quality(getattr(image, "quantization", None))
@@ -112,7 +126,7 @@ def decode(data: bytes, name: str, limits: Limits = LIMITS) -> DecodedImage:
     except Image.DecompressionBombError:
         raise ImageError(name, f"has more than {limits.max_pixels:,} pixels, the limit") from None
     # On damaged files Pillow's readers raise nearly anything: SyntaxError, struct.error, KeyError, ZeroDivisionError …
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         reason = str(error).strip() or type(error).__name__
         raise ImageError(name, f"is damaged or truncated ({reason}); get the original file again") from None
     return DecodedImage(pixels, file_format, len(data), quality, notes)
@@ -142,11 +156,16 @@ def jpeg_quality(tables: dict[int, list[int]] | None) -> int | None:
 
 
 def _ijg_tables() -> npt.NDArray[np.int64]:
+    # fmt: off
     base = np.array(
-        [16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56]
-        + [14, 17, 22, 29, 51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92]
-        + [49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99]
+        [
+            16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55,
+            14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62,
+            18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92,
+            49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
+        ]
     )
+    # fmt: on
     qualities = np.arange(1, 101)[:, None]
     scale = np.where(qualities < 50, 5000 // qualities, 200 - 2 * qualities)
     return np.sort(np.clip((base * scale + 50) // 100, 1, 255), axis=1)
@@ -165,7 +184,7 @@ def _frame_notes(image: Image.Image) -> tuple[str, ...]:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # noqa: BLE001 - damaged EXIF of any kind: the pixels are judged as they stand
+    except Exception:  # damaged EXIF of any kind: the pixels are judged as they stand
         return image
     return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
 
@@ -189,8 +208,9 @@ def _too_many_bytes(size: int, limits: Limits) -> str:
     return f"has {size:,} bytes, over the limit of {limits.max_bytes:,}; save it smaller"
 
 
-def _too_many_pixels(width: int, height: int, limits: Limits) -> str:
-    return f"has {width:,}×{height:,} pixels, over the limit of {limits.max_pixels:,}; crop it"
+def _too_large(width: int, height: int, limits: Limits) -> str:
+    most = f"{limits.max_pixels:,} pixels and {limits.max_side:,} a side"
+    return f"has {width:,}×{height:,} pixels, over the limit of {most}; crop it"
 
 
 def _unidentified(data: bytes) -> str:

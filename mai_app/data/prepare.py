@@ -87,9 +87,7 @@ def pixel_hash(pixels: Pixels) -> str:
     return digest.hexdigest()
 
 
-def assign_split(
-    split: str, sha256: str, splits: frozenset[str], splitting: Splitting = SPLITTING
-) -> str:
+def assign_split(split: str, sha256: str, splits: frozenset[str], splitting: Splitting = SPLITTING) -> str:
     """The part of the data set, train, val or test, in which an image belongs.
 
     `split` is what its folder says and `splits` all that the folders say. Without split folders a seeded hash of
@@ -112,7 +110,7 @@ def prepare(data: Path, prepared: Path, workers: int = 2) -> PreparedSet:
     Interrupted, it carries on after the last synced images. Raises DataError for a folder that can't serve.
     """
     records = scan(data)
-    folder = prepared / f"{data.resolve().name}-{_listing_hash(data, records)[:12]}"
+    folder = prepared / f"{data.resolve().name}-{listing_hash(data, records)[:12]}"
     with locked(folder, wait=True):
         if not (folder / "prepared.json").is_file():
             _store(data, records, folder, workers)
@@ -132,6 +130,19 @@ def open_prepared(folder: Path) -> PreparedSet:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: not a complete prepared set ({error}); delete it, it will be made anew") from None
     return PreparedSet(folder, images, resized, windows, facts["fingerprint"])
+
+
+def listing_hash(data: Path, records: Iterable[Record]) -> str:
+    """SHA-256 of the records and of their files' sizes and times: changes when the folder does."""
+    digest = hashlib.sha256(f"{VERSION} {PREPARED_WINDOW} {SPLITTING}".encode())
+    for record in records:
+        try:
+            status = (data / record.file).stat()
+            facts = [status.st_size, status.st_mtime_ns]
+        except OSError:  # a dangling link; decoding will say so
+            facts = []
+        digest.update(json.dumps([asdict(record), facts]).encode())
+    return digest.hexdigest()
 
 
 def _store(data: Path, records: list[Record], folder: Path, workers: int) -> None:
@@ -197,7 +208,9 @@ def _store(data: Path, records: list[Record], folder: Path, workers: int) -> Non
     if len(refused) > 10:
         tqdm.write(f"left out: {len(refused) - 10} more, listed in {folder / 'refused.jsonl'}")
     if not images:
-        raise DataError(f"{data}: none of its {len(refused)} images can be decoded; {folder / 'refused.jsonl'} says why")
+        raise DataError(
+            f"{data}: none of its {len(refused)} images can be decoded; {folder / 'refused.jsonl'} says why"
+        )
     facts = {
         "version": VERSION,
         "images": len(images),
@@ -213,7 +226,10 @@ def _resume(folder: Path) -> tuple[list[PreparedImage], list[dict[str, str]]]:
     images = [PreparedImage(**row) for row in _whole_lines(folder / "index.jsonl")]
     refused: list[dict[str, str]] = _whole_lines(folder / "refused.jsonl")
     window_bytes = sum(image.window_height * image.window_width * 3 for image in images)
-    for name, size in (("resized.u8", len(images) * IMAGE_SIZE * IMAGE_SIZE * 3), ("windows.u8", window_bytes)):
+    for name, size in (
+        ("resized.u8", len(images) * IMAGE_SIZE * IMAGE_SIZE * 3),
+        ("windows.u8", window_bytes),
+    ):
         with (folder / name).open("ab") as stream:
             stream.truncate(size)
     return images, refused
@@ -237,18 +253,6 @@ def _sync(*streams: IO[Any]) -> None:
 def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
     while chunk := list(islice(items, size)):
         yield chunk
-
-
-def _listing_hash(data: Path, records: Iterable[Record]) -> str:
-    digest = hashlib.sha256(f"{VERSION} {PREPARED_WINDOW} {SPLITTING}".encode())
-    for record in records:
-        try:
-            status = (data / record.file).stat()
-            facts = [status.st_size, status.st_mtime_ns]
-        except OSError:  # a dangling link; decoding will say so
-            facts = []
-        digest.update(json.dumps([asdict(record), facts]).encode())
-    return digest.hexdigest()
 
 
 def _fingerprint(images: Iterable[PreparedImage]) -> str:

@@ -1,0 +1,134 @@
+"""The `mai` command: reads the command line, calls what does the work, shows the result."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import tyro
+
+from mai_app import __version__
+from mai_app.config import TEST_IMAGES, DemoConfig, EvaluateConfig, PredictConfig, TrainConfig
+from mai_app.errors import MaiError
+from mai_app.prediction import Prediction, write_rows
+
+Config = TrainConfig | EvaluateConfig | PredictConfig | DemoConfig
+
+DESCRIPTION: Final = (
+    "MAI, the Multilayer Authenticity Identifier: tells synthetic (AI-made) images from authentic ones. "
+    "Scores run from 0 (authentic) to 1 (synthetic); no score is a proof."
+)
+
+_Command = (
+    Annotated[TrainConfig, tyro.conf.subcommand("train")]
+    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | Annotated[PredictConfig, tyro.conf.subcommand("predict")]
+    | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
+)
+
+
+def main(arguments: Sequence[str] | None = None, work: Callable[[Config], int] | None = None) -> int:
+    """Run one command, here unless `work` does it elsewhere; returns the exit code."""
+    # Names of files that are not UTF-8 are shown, and are valid JSON, with escapes.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"]:
+        print(f"mai {__version__}")
+        return 0
+    return run(parse(words), work or run_here)
+
+
+def parse(arguments: Sequence[str], program: str = "mai") -> Config:
+    """The command line as a config; ends the process with code 2, and says why, if it is wrong."""
+    config: Config = tyro.cli(
+        _Command,
+        prog=program,
+        description=DESCRIPTION,
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    return config
+
+
+def run(config: Config, work: Callable[[Config], int]) -> int:
+    """Do the work; what MAI refuses, and an interrupt, end in one line and an exit code instead of a traceback."""
+    try:
+        return work(config)
+    except MaiError as error:
+        print(f"mai: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mai: interrupted; the same command carries on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has seen enough. Python would complain once more when it closes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def run_here(config: Config) -> int:
+    """Do a command's work on this machine; returns the exit code."""
+    # torch takes seconds to import: not for --help.
+    if isinstance(config, TrainConfig):
+        from mai_app.train import train  # noqa: PLC0415
+
+        folder = train(config)
+        print(f"done: {folder}. Next: mai evaluate --data {config.data} --model {folder}")
+        return 0
+    if isinstance(config, EvaluateConfig):
+        from mai_app.evaluation.evaluate import evaluate  # noqa: PLC0415
+
+        show_report(evaluate(config))
+        return 0
+    if isinstance(config, DemoConfig):
+        from mai_app.demo import demo  # noqa: PLC0415
+
+        demo(config)
+        return 0
+    from mai_app.data.folders import find_images  # noqa: PLC0415
+    from mai_app.predict import load  # noqa: PLC0415
+
+    paths = paths_to_judge(config)
+    detector = load(config.model, config.device, config.runs)
+    return show_predictions(detector.predict(find_images(paths), config.batch_size, config.workers), config)
+
+
+def paths_to_judge(config: PredictConfig) -> Iterable[str]:
+    """The paths of the command line, with - replaced by the list on standard input, as it comes."""
+    names = config.paths
+    if not names:
+        if not Path(TEST_IMAGES).is_dir():
+            raise MaiError(f"nothing to judge: name files or folders, or put images into {TEST_IMAGES}/")
+        names = (TEST_IMAGES,)
+    for name in names:
+        if name == "-":
+            for line in sys.stdin.buffer:
+                if line.strip():
+                    yield os.fsdecode(line.rstrip(b"\r\n"))
+        else:
+            yield name
+
+
+def show_predictions(predictions: Iterable[Prediction], config: PredictConfig) -> int:
+    """Print predictions as they come; returns 0 if all files were judged, 1 if some were not, 2 if none was."""
+    forms = [form for form in ("json", "jsonl", "csv") if getattr(config, form)]
+    if len(forms) > 1:
+        raise MaiError(f"--{' and --'.join(forms)} exclude each other")
+    judged = failed = 0
+    for prediction in write_rows(predictions, forms[0] if forms else "table", sys.stdout):  # type: ignore[arg-type]
+        judged += prediction.error is None
+        failed += prediction.error is not None
+    if failed:
+        print(f"mai: {failed} of {judged + failed} files could not be judged", file=sys.stderr)
+    return 2 if not judged else 1 if failed else 0
+
+
+def show_report(report: dict[str, Any]) -> None:
+    """Print a report's tables, and where its page is."""
+    from mai_app.evaluation.report import text_tables  # noqa: PLC0415
+
+    print(text_tables(report))
+    print(f"\npage: {Path(report['folder']) / 'report.html'}")

@@ -1,0 +1,102 @@
+"""From image files to predictions, in a stream: a row a file, in order, whatever is wrong with some of them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mai_app.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from mai_app.config import RUNS
+from mai_app.data.dataset import to_floats
+from mai_app.data.images import Pixels, decode, decode_file
+from mai_app.data.inputs import input_notes, to_inputs
+from mai_app.data.streaming import ordered_map
+from mai_app.device import choose_device
+from mai_app.errors import ImageError
+from mai_app.evaluation.calibrate import sigmoid
+from mai_app.prediction import Prediction
+
+Judgeable = str | Path | tuple[str, bytes] | ImageError
+"""A file's path, or a name with a file's bytes; an ImageError becomes the row that reports it."""
+
+
+class Detector:
+    """A loaded checkpoint, ready to judge images on one device."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+        self.checkpoint = checkpoint
+        self.info = checkpoint.info
+        self.device = device
+        self._network = checkpoint.network.to(device).to(memory_format=torch.channels_last)
+
+    def predict(
+        self, images: str | Path | Iterable[Judgeable], batch_size: int = 32, workers: int = 2
+    ) -> Iterator[Prediction]:
+        """Judge images one after the other: a Prediction each, in order, made as it is asked for.
+
+        An image is a path, or a pair of a name and a file's bytes. A file that can't be judged gives a Prediction
+        with its error. Memory does not grow with the number of images.
+        """
+        if isinstance(images, str | Path):
+            images = [images]
+        batch: list[tuple[str, Pixels | None, tuple[str, ...]]] = []
+        for item in ordered_map(self._read, images, workers, ahead=workers + 2):
+            batch.append(item)
+            if len(batch) >= batch_size:
+                yield from self._judge(batch)
+                batch = []
+        yield from self._judge(batch)
+
+    def logits(self, inputs: Sequence[Pixels]) -> npt.NDArray[np.float64]:
+        """Logits (n,), one an image: inputs are (k, size, size, 3) uint8 each; an image's k logits are averaged."""
+        if not inputs:
+            return np.empty(0)
+        with torch.inference_mode():
+            images = to_floats(torch.from_numpy(np.concatenate(inputs)), self.device)
+            logits = self._network(images).double().cpu().numpy()
+        ends = np.cumsum([len(part) for part in inputs])
+        return np.array([part.mean() for part in np.split(logits, ends[:-1])])
+
+    def p_synthetic(self, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Calibrated scores (n,) in [0, 1] of logits (n,)."""
+        return sigmoid(logits / self.info.calibration.temperature)
+
+    def _read(self, image: Judgeable) -> tuple[str, Pixels | None, tuple[str, ...]]:
+        """Name, inputs and notes of an image, or name, None and the reason why not."""
+        try:
+            if isinstance(image, ImageError):
+                raise image
+            decoded = decode(image[1], image[0]) if isinstance(image, tuple) else decode_file(Path(image))
+        except ImageError as error:
+            return error.name, None, (error.reason,)
+        name = image[0] if isinstance(image, tuple) else str(image)
+        height, width = decoded.pixels.shape[:2]
+        notes = decoded.notes + input_notes(height, width, self.info.preprocessing)
+        return name, to_inputs(decoded.pixels, self.info.preprocessing), notes
+
+    def _judge(self, batch: list[tuple[str, Pixels | None, tuple[str, ...]]]) -> Iterator[Prediction]:
+        calibration = self.info.calibration
+        scores = iter(self.p_synthetic(self.logits([inputs for _, inputs, _ in batch if inputs is not None])))
+        for name, inputs, notes in batch:
+            # Six digits: beyond them the score depends on the processor and on the batch's size.
+            score = None if inputs is None else round(float(next(scores)), 6)
+            yield Prediction(
+                path=name,
+                p_synthetic=score,
+                verdict=None if score is None else calibration.verdict(score),
+                threshold=round(calibration.threshold, 6),
+                model=self.info.model,
+                version=self.checkpoint.version,
+                notes=notes if inputs is not None else (),
+                error=None if inputs is not None else notes[0],
+            )
+
+
+def load(model: str | Path = "", device: str = "auto", runs: Path = RUNS) -> Detector:
+    """Load a detector: a checkpoint file, a run's folder, a run's name, or, by default, the run trained last.
+
+    Raises CheckpointError if there is none or it can't be used, RunError if the device is not to be had.
+    """
+    return Detector(load_checkpoint(find_checkpoint(str(model), runs)), choose_device(device))

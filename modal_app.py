@@ -1,0 +1,161 @@
+"""MAI on Modal: training on a cloud GPU, predictions from there. Decorators and hand-over; mai_app does the work.
+
+modal run modal_app.py                      train on simulated images, made on the Volume
+modal run modal_app.py --data photos        train on the folder photos/ here, or else on data/photos of the Volume
+modal deploy modal_app.py                   host train, evaluate and predict
+python local_entry.py predict … --on modal  the commands of `mai`, there instead of here
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import modal
+
+from mai_app.cli import Config, paths_to_judge, show_predictions, show_report
+from mai_app.config import DemoConfig, EvaluateConfig, PredictConfig, TrainConfig
+from mai_app.data.folders import find_images
+from mai_app.data.images import read_file
+from mai_app.errors import ImageError, MaiError
+from mai_app.prediction import Prediction
+
+MINUTES = 60  # seconds
+HOURS = 60 * MINUTES
+GPU = ["L4", "A10", "T4"]  # the first that is free
+
+VOLUME = PurePosixPath("/mai")  # data sets, prepared sets and runs, in folders of these names
+DATA, PREPARED, RUNS = VOLUME / "data", VOLUME / "prepared", VOLUME / "runs"
+DEMO = "demo"  # name of the simulated data set
+BATCH_BYTES = 32 * 2**20  # of files sent in one call
+
+app = modal.App("mai")
+volume = modal.Volume.from_name("mai", create_if_missing=True, version=2)
+image = (
+    modal.Image.debian_slim(python_version="3.11")
+    .uv_pip_install(requirements=[str(Path(__file__).with_name("requirements.lock"))])
+    .add_local_python_source("mai_app")
+)
+volumes: dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount] = {VOLUME: volume}
+
+
+@app.function(image=image, volumes=volumes, cpu=4.0, timeout=30 * MINUTES)
+def make_demo_data(scenes: int, seed: int) -> None:
+    """Make the simulated data set on the Volume, unless it is there."""
+    from mai_app.data.demo import make_demo  # noqa: PLC0415
+
+    make_demo(Path(DATA / DEMO), scenes, seed)
+    volume.commit()
+
+
+@app.function(
+    image=image,
+    volumes=volumes,
+    gpu=GPU,
+    timeout=12 * HOURS,
+    retries=modal.Retries(initial_delay=0.0, max_retries=10),  # a retry carries on from the last save
+    single_use_containers=True,
+)
+def train(data: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Train a run on the Volume's data set of that name; returns the run's name and its last epoch's figures."""
+    import json  # noqa: PLC0415
+
+    from mai_app.train import train as train_here  # noqa: PLC0415
+
+    config = TrainConfig(data=Path(DATA / data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
+    run = train_here(config, on_save=volume.commit)
+    volume.commit()
+    return {"run": run.name, "last_epoch": json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])}
+
+
+@app.function(image=image, volumes=volumes, gpu=GPU, timeout=2 * HOURS)
+def evaluate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Measure a run of the Volume on a data set of the Volume; returns the report."""
+    from mai_app.evaluation.evaluate import evaluate as evaluate_here  # noqa: PLC0415
+
+    report = evaluate_here(EvaluateConfig(data=Path(DATA / data), runs=Path(RUNS), **settings))
+    volume.commit()
+    return report
+
+
+@app.function(image=image, volumes=volumes, gpu=GPU, timeout=10 * MINUTES, scaledown_window=2 * MINUTES)
+def predict(files: list[tuple[str, bytes] | ImageError], model: str = "") -> list[dict[str, Any]]:
+    """Judge files, given as names and bytes, with a run of the Volume (default: the one trained last)."""
+    from mai_app.predict import load  # noqa: PLC0415
+
+    detector = load(model, runs=Path(RUNS))
+    return [dataclasses.asdict(prediction) for prediction in detector.predict(files)]
+
+
+@app.local_entrypoint()
+def main(data: str = "", name: str = "", epochs: int = 0) -> None:
+    """Train: on simulated images if no data set is named."""
+    given: dict[str, Any] = {"name": name} | ({"epochs": epochs} if epochs else {})
+    sys.exit(dispatch(TrainConfig(data=Path(data or DEMO), **given)))
+
+
+def run_there(config: Config) -> int:
+    """What mai_app.cli.run_here does, on Modal; returns the exit code."""
+    with modal.enable_output(), app.run():
+        return dispatch(config)
+
+
+def dispatch(config: Config) -> int:
+    """Hand a command to the running app and show what comes back; returns the exit code."""
+    if isinstance(config, TrainConfig):
+        data = _data_on_volume(config.data)
+        result = train.remote(data, _settings(config, "data", "runs", "prepared"))
+        figures = result["last_epoch"]
+        print(f"done: run {result['run']} on the Volume, epoch {figures['epoch']}, val loss {figures['val_loss']:.4f}")
+        return 0
+    if isinstance(config, EvaluateConfig):
+        if config.out is not None:
+            raise MaiError("--out is not to be had on Modal: the report lies beside the run on the Volume")
+        show_report(evaluate.remote(_data_on_volume(config.data), _settings(config, "data", "runs", "out")))
+        return 0
+    if isinstance(config, PredictConfig):
+        return show_predictions(_predictions(config), config)
+    raise MaiError("this command runs on the local machine only; `modal run modal_app.py` trains on simulated images")
+
+
+def _predictions(config: PredictConfig) -> Iterator[Prediction]:
+    """Rows as they come back, some files a call; what can't be read here goes along as the error to report."""
+    batch: list[tuple[str, bytes] | ImageError] = []
+    size = 0
+    for path in find_images(paths_to_judge(config)):
+        try:
+            if isinstance(path, ImageError):
+                raise path
+            data = read_file(path)
+            batch.append((str(path), data))
+            size += len(data)
+        except ImageError as error:
+            batch.append(error)
+        if len(batch) >= config.batch_size or size > BATCH_BYTES:
+            yield from _judged(batch, config)
+            batch, size = [], 0
+    if batch:
+        yield from _judged(batch, config)
+
+
+def _judged(batch: list[tuple[str, bytes] | ImageError], config: PredictConfig) -> Iterator[Prediction]:
+    for row in predict.remote(batch, config.model):
+        yield Prediction(**row)
+
+
+def _settings(config: Config, *not_there: str) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in not_there}
+
+
+def _data_on_volume(data: Path) -> str:
+    """Name of a data set on the Volume: a folder that is here is brought there first."""
+    if data.is_dir():
+        name = data.resolve().name
+        print(f"bringing {data} to data/{name} on the Volume (what is there already is not sent again)")
+        with volume.batch_upload(force=True) as batch:
+            batch.put_directory(data, str(PurePosixPath("/data") / name))
+        return name
+    if str(data) == DEMO:
+        make_demo_data.remote(DemoConfig.scenes, DemoConfig.seed)
+    return str(data)
