@@ -61,7 +61,7 @@ def run(config: Config, work: Callable[[Config], int]) -> int:
         print(f"mai: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("mai: interrupted; the same command carries on", file=sys.stderr)
+        print("mai: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever read the output has seen enough. Python would complain once more when it closes it.

@@ -184,7 +184,7 @@ def _run(
                 "train_loss": loss_sum / steps,
                 "val_loss": val_loss,
                 "val_auroc": auroc(logits_of, labels[validation]),
-                "learning_rate": rate,
+                "learning_rate": _learning_rate(config, (epoch + 1) * steps - 1, config.epochs * steps),
                 "seconds": round(seconds, 3),
                 "images_per_second": round((steps - first_step) * config.batch_size / seconds, 1),
             }

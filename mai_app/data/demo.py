@@ -7,6 +7,7 @@ Both twins of a scene are saved with the same format, quality and size, so that 
 """
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -39,6 +40,12 @@ MANIFEST = "manifest.csv"
 MARKER = "demo.json"
 RECIPE = 1  # raise it whenever the same arguments come to give other bytes: older sets are then made anew
 SIDES = (208, 288)
+SHOT = (3e-4, 3e-3)
+ROUGH = 0.15
+PAL = 0.12
+NEAR = 0.06
+OVER = 0.05
+SHUF = 0.015
 MAX_WORKERS = 8
 
 # A generator has one set of weights, whatever data set is made with it: hence a seed of their own.
@@ -168,14 +175,30 @@ def _make_pair(job: Job) -> tuple[str, str]:
         width = height
     family = str(rng.choice(FAMILIES))
     coding = draw_coding(rng)
-    exposure = Exposure(rng.uniform(3e-4, 3e-3), rng.uniform(2e-3, 8e-3), rng.uniform(0.0, 0.3))
+    exposure = Exposure(rng.uniform(*SHOT), rng.uniform(2e-3, 8e-3), rng.uniform(0.0, 0.3))
     scene = render(rng, family, height, width)
-    for path, pixels in (
-        (job.camera, photograph(rng, scene, exposure)),
-        (job.generator, generate(rng, scene, exposure, job.decoder)),
-    ):
-        Image.fromarray(pixels).save(path.with_suffix(coding.suffix), coding.format, **coding.options)
+    camera = _encode(photograph(rng, scene, exposure), coding)
+    image, noise = generate(rng, scene, exposure, job.decoder)
+    job.camera.with_suffix(coding.suffix).write_bytes(camera)
+    job.generator.with_suffix(coding.suffix).write_bytes(_match(rng, image, noise, coding, len(camera)))
     return coding.suffix, family
+
+
+def _encode(pixels: Bytes, coding: Coding) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, coding.format, **coding.options)
+    return file.getvalue()
+
+
+def _match(rng: Rng, image: Array, noise: Array, coding: Coding, size: int) -> bytes:
+    """Encode a generator's image with as much fine noise as brings the file near `size` bytes."""
+    grain = rng.standard_normal(image.shape, np.float32) * noise
+    low, high = 0.0, MOST_GRAIN
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        encoded = _encode(_quantise(image + np.float32(middle) * grain), coding)
+        low, high = (middle, high) if len(encoded) < size else (low, middle)
+    return encoded
 
 
 def draw_coding(rng: Rng) -> Coding:
@@ -211,7 +234,7 @@ def render(rng: Rng, family: str, height: int, width: int) -> Array:
     shade = 1 + slopes[0][labels] * u + slopes[1][labels] * v
     # Each part has a texture of its own strength: some smooth, some rough, coarse and fine.
     for cell in (rng.uniform(24, 60), rng.uniform(8, 20), rng.uniform(3, 6)):
-        rough = (0.15 * rng.random(kinds) ** 3).astype(np.float32)
+        rough = (ROUGH * rng.random(kinds) ** 3).astype(np.float32)
         shade += rough[labels] * _field(rng, shape, cell)
     scene = palette[labels]
     if family == "clouds":
@@ -226,8 +249,8 @@ def render(rng: Rng, family: str, height: int, width: int) -> Array:
 
 def _palette(rng: Rng, count: int) -> Array:
     base = rng.uniform(0.35, 0.75) + rng.uniform(-0.15, 0.15, 3)
-    spread = rng.uniform(0.03, 0.12)
-    colours = base + spread * rng.uniform(-1, 1, (count, 3)) + rng.uniform(-0.12, 0.12, (count, 1))
+    spread = rng.uniform(0.03, PAL)
+    colours = base + spread * rng.uniform(-1, 1, (count, 3)) + rng.uniform(-PAL, PAL, (count, 1))
     return (np.clip(colours, 0.1, 1.0) ** 2.2).astype(np.float32)
 
 
@@ -298,7 +321,8 @@ def photograph(rng: Rng, scene: Array, exposure: Exposure) -> Bytes:
     cross = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4
     tent = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
     planes = [_filter(raw * masks[..., c], cross if c == 1 else tent) for c in range(3)]
-    return _quantise(_tone(np.stack(planes, axis=2) * gains, exposure))
+    shown = _tone(np.stack(planes, axis=2) * gains, exposure)
+    return _quantise(shown + np.float32(SHARP) * (shown - _filter(shown, tent / 4)))
 
 
 def _halve(image: Array, taps: npt.NDArray[np.float64]) -> Array:
@@ -341,7 +365,7 @@ def _quantise(image: Array) -> Bytes:
 # --- the generators
 
 
-def generate(rng: Rng, scene: Array, exposure: Exposure, decoder: str) -> Bytes:
+def generate(rng: Rng, scene: Array, exposure: Exposure, decoder: str) -> tuple[Array, Array]:
     """Make a scene (2h, 2w, 3) of linear light anew, the way a generator would: from a coarse grid upwards.
 
     The grid, 4 or 8 times coarser than the picture, goes through two or three doublings by the layers of one
@@ -364,11 +388,16 @@ def generate(rng: Rng, scene: Array, exposure: Exposure, decoder: str) -> Bytes:
         image = _UPSAMPLE[decoder](image, strength)
         detail = levels[level] - _bilinear(levels[level + 1])
         image = image + np.float32(KEEP) * detail
-        grain = rng.standard_normal(image.shape, np.float32) * noise[level]
-        image = image + np.float32(GRAIN[decoder][level]) * grain
-    return _quantise(image[:height, :width])
+        if level:
+            grain = rng.standard_normal(image.shape, np.float32) * noise[level]
+            image = image + np.float32(GRAIN[decoder][level]) * grain
+    return image[:height, :width], noise[0][:height, :width]
 
 
+SHARP = 0.7
+SHARP = 0.7
+MOST_GRAIN = 1.2
+STEPS = 4
 KEEP = 0.8
 STRENGTH = (0.8, 2.0)
 GRAIN = dict.fromkeys(DECODERS, (0.35, 0.7, 1.2))
@@ -401,7 +430,8 @@ def _nearest_conv(image: Array, strength: float) -> Array:
     near = np.repeat(np.repeat(image, 2, axis=0), 2, axis=1)
     kernel = np.zeros((3, 3))
     kernel[1, 1] = 1
-    kernel = kernel + 0.06 * strength * _weights(0, (3, 3))
+    kernel = kernel + NEAR * strength * _weights(0, (3, 3))
+    kernel = (kernel + kernel[::-1, ::-1]) / 2
     return _filter(near, kernel / kernel.sum())
 
 
@@ -409,7 +439,7 @@ def _transposed_conv(image: Array, strength: float) -> Array:
     """Transposed."""
     height, width, channels = image.shape
     tent = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
-    kernel = tent * (1 + 0.05 * strength * _weights(1, (3, 3)))
+    kernel = tent * (1 + OVER * strength * _weights(1, (3, 3)))
     kernel *= 4 / kernel.sum()
     spread = np.zeros((2 * height, 2 * width, channels), np.float32)
     spread[::2, ::2] = image
@@ -417,7 +447,7 @@ def _transposed_conv(image: Array, strength: float) -> Array:
 
 
 def _pixel_shuffle(image: Array, strength: float) -> Array:
-    kernels = _phases(None) + 0.015 * strength * _weights(2, (2, 2, 3, 3))
+    kernels = _phases(None) + SHUF * strength * _weights(2, (2, 2, 3, 3))
     return _pixel_shuffle_with(image, kernels * (4 / kernels.sum()))
 
 

@@ -1,0 +1,40 @@
+# The commands of MAI's developers and of whoever tries it. Needs Python 3.11 or later, and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint check-shared lock clean
+.DEFAULT_GOAL := help
+
+help: ## Show these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/ready ## The whole way on simulated images: make, train, evaluate, predict
+	$(BIN)/mai demo
+
+test: .venv/ready ## Run the tests
+	$(BIN)/python -m pytest -m "not shared"
+
+lint: .venv/ready ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check-shared: .venv/ready ## Run the tests that need the development images beside the checkout
+	$(BIN)/python -m pytest -m shared
+
+lock: ## Write requirements.lock anew from pyproject.toml (needs uv)
+	uv pip compile --universal --python-version 3.11 pyproject.toml --extra dev --no-annotate --no-header \
+		--upgrade --quiet --output-file requirements.lock
+
+clean: ## Remove the environment and what the demo made
+	rm -rf .venv demo
+
+# One file says that the environment is whole: an interrupted installation starts over.
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "MAI needs Python 3.11 or later; name one: make PYTHON=python3.12"; exit 1; }
+	@echo "setting up .venv: some minutes, for torch is large"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@

@@ -1,0 +1,89 @@
+"""What tests share: small data sets of real image files, and the command line in a process of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def picture(rng: np.random.Generator, label: int, height: int = 210, width: int = 220) -> Pixels:
+    """A smooth random picture, (height, width, 3) uint8; label 1 carries a grid that a network learns at once."""
+    coarse = rng.integers(40, 216, (4, 4, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).astype(np.int64)
+    if label:
+        smooth[::8] -= 40
+        smooth[:, ::8] -= 40
+    return (smooth + rng.integers(-6, 7, smooth.shape)).clip(0, 255).astype(np.uint8)
+
+
+def write_data_set(root: Path, train: int = 32, val: int = 16, test: int = 16, seed: int = 0) -> Path:
+    """A data set in {split}/{class}/{source}/ folders: so many pictures of either class in each split, as PNG."""
+    rng = np.random.default_rng(seed)
+    for split, count in (("train", train), ("val", val), ("test", test)):
+        for label, name in enumerate(("authentic", "synthetic")):
+            for i in range(count):
+                folder = root / split / name / f"source{i % 3}"
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture(rng, label)).save(folder / f"{i:03}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set that the baseline learns; for reading only."""
+    return write_data_set(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.fixture(scope="session")
+def trained_run(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run on `data_set`; for reading only."""
+    from mai_app.config import TrainConfig  # noqa: PLC0415
+    from mai_app.train import train  # noqa: PLC0415
+
+    folder = tmp_path_factory.mktemp("trained")
+    return train(
+        TrainConfig(
+            data=data_set,
+            name="small",
+            epochs=3,
+            batch_size=16,
+            learning_rate=3e-4,
+            device="cpu",
+            precision="float32",
+            runs=folder / "runs",
+            prepared=folder / "prepared",
+        )
+    )
+
+
+@pytest.fixture
+def mai(tmp_path: Path) -> Run:
+    """Run `mai WORDS…` in a process of its own, in tmp_path, and return what it did."""
+
+    def run(*words: object, stdin: str | bytes | None = None, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+        # Two threads of torch are as many as the smallest machine has cores.
+        environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(Path(__file__).parents[1])}
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        done = subprocess.run(
+            [sys.executable, "-m", "mai_app", *map(str, words)],
+            input=data if data is not None else b"",
+            capture_output=True,
+            timeout=240,
+            cwd=cwd,
+            env=environment,
+            check=False,
+        )
+        return subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
+        )
+
+    return run

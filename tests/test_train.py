@@ -1,0 +1,221 @@
+"""Training: learns, saves, and ends with the same weights however often it was killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mai_app.checkpoint import load_checkpoint
+from mai_app.config import TrainConfig
+from mai_app.errors import DataError, RunError
+from mai_app.train import train
+from tests.conftest import write_data_set
+
+ROOT = Path(__file__).parents[1]
+
+
+def small(data: Path, folder: Path) -> TrainConfig:
+    return TrainConfig(
+        data=data,
+        name="r",
+        epochs=2,
+        batch_size=16,
+        learning_rate=3e-4,
+        device="cpu",
+        precision="float32",
+        runs=folder / "runs",
+        prepared=folder / "prepared",
+    )
+
+
+def start(data: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
+    words = ["train", "--data", str(data), "--name", "r", "--batch-size", "16", "--learning-rate", "3e-4"]
+    words += ["--device", "cpu", "--save-minutes", "0", *more]
+    return subprocess.Popen(
+        [sys.executable, "-m", "mai_app", *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_saves(process: subprocess.Popen[str], last: Path, saves: int) -> None:
+    """Return once the run has saved so many more times, or ended."""
+    seen = last.stat().st_mtime_ns if last.exists() else 0
+    deadline = time.monotonic() + 120
+    while saves and process.poll() is None and time.monotonic() < deadline:
+        now = last.stat().st_mtime_ns if last.exists() else 0
+        saves, seen = saves - (now != seen), now
+        time.sleep(0.001)
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_it_learns_and_says_how_well(trained_run: Path) -> None:
+    rows = metrics(trained_run)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["val_auroc"] > 0.9
+    checkpoint = load_checkpoint(trained_run / "best.safetensors")
+    best = min(rows, key=lambda row: row["val_loss"])
+    assert checkpoint.info.val_loss == best["val_loss"]
+    assert checkpoint.info.epoch == best["epoch"]
+    assert checkpoint.info.calibration.authentic_images == 16
+    config = json.loads((trained_run / "config.json").read_text())
+    assert config["learning_rate"] == 3e-4
+    assert config["data_fingerprint"] == checkpoint.info.data_fingerprint
+
+
+def test_killed_again_and_again_it_ends_with_the_very_same_weights(data_set: Path, tmp_path: Path) -> None:
+    for name in ("undisturbed", "killed"):
+        (tmp_path / name).mkdir()
+    process = start(data_set, tmp_path / "undisturbed", "--epochs", "4", "--input", "crop")
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+
+    run = tmp_path / "killed" / "runs" / "r"
+    chance = random.Random(0)
+    kills = 0
+    for saves in (1, 4, 2, 5):
+        process = start(data_set, tmp_path / "killed", "--epochs", "4", "--input", "crop")
+        wait_for_saves(process, run / "last.pt", saves)
+        time.sleep(chance.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    assert kills == 4
+    process = start(data_set, tmp_path / "killed", "--epochs", "4", "--input", "crop")
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert "carrying on at epoch" in errors
+
+    reference = tmp_path / "undisturbed" / "runs" / "r"
+    assert (run / "best.safetensors").read_bytes() == (reference / "best.safetensors").read_bytes()
+    ours, theirs = (torch.load(folder / "last.pt", weights_only=True) for folder in (run, reference))
+    assert ours["epoch"] == theirs["epoch"] == 4
+    for name, tensor in theirs["network"].items():
+        assert torch.equal(ours["network"][name], tensor), name
+    for key in ("epoch", "train_loss", "val_loss", "val_auroc"):
+        assert [row[key] for row in metrics(run)] == [row[key] for row in metrics(reference)]
+    assert not list(run.glob(".*.tmp*")) or kills  # a killed save may leave its temporary file, never a half one
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_and_says_how_to_carry_on(data_set: Path, tmp_path: Path, number: signal.Signals) -> None:
+    process = start(data_set, tmp_path, "--epochs", "50")
+    last = tmp_path / "runs" / "r" / "last.pt"
+    wait_for_saves(process, last, 2)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "and saved; the same command carries on" in errors
+    assert "Traceback" not in errors
+    assert torch.load(last, weights_only=True)["step"] >= 0
+
+
+def test_stopped_after_any_save_it_carries_on_to_the_same_end(data_set: Path, tmp_path: Path) -> None:
+    # 4 steps an epoch, saved after each and after the epoch: the fourth save lies between training and validation.
+    config = replace(small(data_set, tmp_path / "whole"), save_minutes=0)
+    reference = train(config)
+    for stop_at in (1, 4, 5, 9):
+        config = replace(config, runs=tmp_path / str(stop_at))
+        saves: list[int] = []
+
+        def stop(saves: list[int] = saves, stop_at: int = stop_at) -> None:
+            saves.append(1)
+            if len(saves) == stop_at:
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            train(config, on_save=stop)
+        run = train(config)
+        assert (run / "best.safetensors").read_bytes() == (reference / "best.safetensors").read_bytes()
+        keys = ("epoch", "train_loss", "val_loss", "learning_rate")
+        assert [[row[key] for key in keys] for row in metrics(run)] == [
+            [row[key] for key in keys] for row in metrics(reference)
+        ]
+
+
+def test_a_finished_run_goes_on_when_asked_for_more(data_set: Path, tmp_path: Path) -> None:
+    config = small(data_set, tmp_path)
+    run = train(config)
+    first = (run / "best.safetensors").read_bytes()
+    train(config)  # nothing left to do
+    assert (run / "best.safetensors").read_bytes() == first
+    assert len(metrics(run)) == 2
+    train(replace(config, epochs=3))
+    assert [row["epoch"] for row in metrics(run)] == [1, 2, 3]
+
+
+def test_other_settings_or_data_do_not_mix_into_a_run(data_set: Path, tmp_path: Path) -> None:
+    config = small(data_set, tmp_path)
+    train(replace(config, epochs=1))
+    with pytest.raises(RunError, match=r"learning_rate 0.0003 → 0.1"):
+        train(replace(config, learning_rate=0.1))
+    other = write_data_set(tmp_path / "other", train=8, val=4, test=0, seed=5)
+    with pytest.raises(RunError, match="other data"):
+        train(replace(config, data=other))
+
+
+def test_a_damaged_state_is_said_so(data_set: Path, tmp_path: Path) -> None:
+    config = replace(small(data_set, tmp_path), epochs=1)
+    run = train(config)
+    (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"last\.pt: is damaged"):
+        train(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"batch_size": 5}, "must be even"), ({"epochs": 0}, "at least 1"), ({"device": "tpu9"}, "--device tpu9")],
+)
+def test_settings_that_can_not_work_are_refused(
+    data_set: Path, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(RunError, match=message):
+        train(replace(small(data_set, tmp_path), **change))  # type: ignore[arg-type]
+
+
+def test_a_part_without_one_class_is_refused(tmp_path: Path) -> None:
+    root = write_data_set(tmp_path / "d", train=4, val=2, test=0)
+    for path in (root / "val" / "synthetic").rglob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match="val part holds 2 authentic and 0 synthetic"):
+        train(small(root, tmp_path))
+
+
+def test_two_processes_do_not_train_one_run(data_set: Path, tmp_path: Path) -> None:
+    process = start(data_set, tmp_path, "--epochs", "50")
+    try:
+        wait_for_saves(process, tmp_path / "runs" / "r" / "last.pt", 1)
+        with pytest.raises(RunError, match="another process trains it"):
+            train(small(data_set, tmp_path))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_adamw_warms_up_and_ends_at_zero(data_set: Path, tmp_path: Path) -> None:
+    saves: list[int] = []
+    run = train(
+        replace(small(data_set, tmp_path), optimizer="adamw", epochs=3, precision="bfloat16"),
+        on_save=lambda: saves.append(1),
+    )
+    rates = [row["learning_rate"] for row in metrics(run)]
+    assert rates[0] > rates[1] > rates[2] >= 0
+    assert rates[2] < 0.1 * 3e-4
+    assert len(saves) == 3
+    weights = load_file(run / "best.safetensors")
+    assert all(tensor.dtype == torch.float32 for tensor in weights.values())
