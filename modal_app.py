@@ -6,15 +6,16 @@ modal deploy modal_app.py                   host train, evaluate and predict
 python local_entry.py predict … --on modal  the commands of `mai`, there instead of here
 """
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import modal
 
-from mai_app.cli import Config, paths_to_judge, show_predictions, show_report
+from mai_app.cli import Config, paths_to_judge, run, show_predictions, show_report
 from mai_app.config import DemoConfig, EvaluateConfig, PredictConfig, TrainConfig
 from mai_app.data.folders import find_images
 from mai_app.data.images import read_file
@@ -64,9 +65,12 @@ def train(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     from mai_app.train import train as train_here  # noqa: PLC0415
 
     config = TrainConfig(data=Path(DATA / data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
-    run = train_here(config, on_save=volume.commit)
+    try:
+        folder = train_here(config, on_save=volume.commit)
+    except MaiError as error:
+        return _refusal(error)
     volume.commit()
-    return {"run": run.name, "last_epoch": json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])}
+    return {"run": folder.name, "last_epoch": json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])}
 
 
 @app.function(image=image, volumes=volumes, gpu=GPU, timeout=2 * HOURS)
@@ -74,48 +78,57 @@ def evaluate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Measure a run of the Volume on a data set of the Volume; returns the report."""
     from mai_app.evaluation.evaluate import evaluate as evaluate_here  # noqa: PLC0415
 
-    report = evaluate_here(EvaluateConfig(data=Path(DATA / data), runs=Path(RUNS), **settings))
+    try:
+        report = evaluate_here(EvaluateConfig(data=Path(DATA / data), runs=Path(RUNS), **settings))
+    except MaiError as error:
+        return _refusal(error)
     volume.commit()
     return report
 
 
 @app.function(image=image, volumes=volumes, gpu=GPU, timeout=10 * MINUTES, scaledown_window=2 * MINUTES)
-def predict(files: list[tuple[str, bytes] | ImageError], model: str = "") -> list[dict[str, Any]]:
+def predict(files: list[tuple[str, bytes] | ImageError], model: str = "") -> dict[str, Any]:
     """Judge files, given as names and bytes, with a run of the Volume (default: the one trained last)."""
     from mai_app.predict import load  # noqa: PLC0415
 
-    detector = load(model, runs=Path(RUNS))
-    return [dataclasses.asdict(prediction) for prediction in detector.predict(files)]
+    try:
+        detector = load(model, runs=Path(RUNS))
+    except MaiError as error:
+        return _refusal(error)
+    return {"predictions": [dataclasses.asdict(prediction) for prediction in detector.predict(files)]}
 
 
 @app.local_entrypoint()
 def main(data: str = "", name: str = "", epochs: int = 0) -> None:
     """Train: on simulated images if no data set is named."""
-    given: dict[str, Any] = {"name": name} | ({"epochs": epochs} if epochs else {})
-    sys.exit(dispatch(TrainConfig(data=Path(data or DEMO), **given)))
+    epochs = epochs or (TrainConfig.epochs if data else DemoConfig.epochs)
+    sys.exit(run(TrainConfig(data=Path(data or DEMO), name=name, epochs=epochs), dispatch))
 
 
 def run_there(config: Config) -> int:
     """What mai_app.cli.run_here does, on Modal; returns the exit code."""
-    with modal.enable_output(), app.run():
-        return dispatch(config)
+    results = sys.stdout
+    # Modal's own progress goes the other way, so that the output is the same as here.
+    with contextlib.redirect_stdout(sys.stderr), modal.enable_output(), app.run():
+        return dispatch(config, results)
 
 
-def dispatch(config: Config) -> int:
+def dispatch(config: Config, stream: IO[str] | None = None) -> int:
     """Hand a command to the running app and show what comes back; returns the exit code."""
     if isinstance(config, TrainConfig):
-        data = _data_on_volume(config.data)
-        result = train.remote(data, _settings(config, "data", "runs", "prepared"))
+        result = _answer(train.remote(_data_on_volume(config.data), _settings(config, "data", "runs", "prepared")))
         figures = result["last_epoch"]
-        print(f"done: run {result['run']} on the Volume, epoch {figures['epoch']}, val loss {figures['val_loss']:.4f}")
+        loss = f"val loss {figures['val_loss']:.4f}"
+        print(f"done: run {result['run']} on the Volume, epoch {figures['epoch']}, {loss}", file=stream)
         return 0
     if isinstance(config, EvaluateConfig):
         if config.out is not None:
             raise MaiError("--out is not to be had on Modal: the report lies beside the run on the Volume")
-        show_report(evaluate.remote(_data_on_volume(config.data), _settings(config, "data", "runs", "out")))
+        settings = _settings(config, "data", "runs", "out")
+        show_report(_answer(evaluate.remote(_data_on_volume(config.data), settings)), stream)
         return 0
     if isinstance(config, PredictConfig):
-        return show_predictions(_predictions(config), config)
+        return show_predictions(_predictions(config), config, stream)
     raise MaiError("this command runs on the local machine only; `modal run modal_app.py` trains on simulated images")
 
 
@@ -140,8 +153,19 @@ def _predictions(config: PredictConfig) -> Iterator[Prediction]:
 
 
 def _judged(batch: list[tuple[str, bytes] | ImageError], config: PredictConfig) -> Iterator[Prediction]:
-    for row in predict.remote(batch, config.model):
+    for row in _answer(predict.remote(batch, config.model))["predictions"]:
         yield Prediction(**row)
+
+
+def _refusal(error: MaiError) -> dict[str, Any]:
+    """What MAI refuses, as a value: raised, it would be tried again and come back as a stack of remote frames."""
+    return {"mai_error": str(error)}
+
+
+def _answer(result: dict[str, Any]) -> dict[str, Any]:
+    if "mai_error" in result:
+        raise MaiError(f"on Modal: {result['mai_error']}")
+    return result
 
 
 def _settings(config: Config, *not_there: str) -> dict[str, Any]:
@@ -152,7 +176,9 @@ def _data_on_volume(data: Path) -> str:
     """Name of a data set on the Volume: a folder that is here is brought there first."""
     if data.is_dir():
         name = data.resolve().name
-        print(f"bringing {data} to data/{name} on the Volume (what is there already is not sent again)")
+        print(
+            f"bringing {data} to data/{name} on the Volume (what is there already is not sent again)", file=sys.stderr
+        )
         with volume.batch_upload(force=True) as batch:
             batch.put_directory(data, str(PurePosixPath("/data") / name))
         return name

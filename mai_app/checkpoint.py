@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import safetensors
 import safetensors.torch
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mai_app.atomic import write_bytes
-from mai_app.config import Preprocessing, Verdict
+from mai_app.config import IMAGE_SIZE, InputMode, Preprocessing, Verdict
 from mai_app.errors import CheckpointError
 from mai_app.model import MODELS
 
@@ -100,9 +100,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tensors = safetensors.torch.load(data)
         # safetensors checked the header just above; its metadata is only to be had from the header itself.
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    except (safetensors.SafetensorError, ValueError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:  # KeyError: numbers that torch does not have
         raise CheckpointError(f"{path}: truncated, or no safetensors file ({error}); copy or train it anew") from None
-    document = header.get("__metadata__", {}).get("mai")
+    document = (header.get("__metadata__") or {}).get("mai")
     if document is None:
         raise CheckpointError(f"{path}: holds weights, but not MAI's; a MAI checkpoint comes from `mai train`")
     info = _read_info(path, document)
@@ -130,14 +130,15 @@ def find_checkpoint(name: str, runs: Path) -> Path:
         if there:
             return list(there.values())[-1]
         raise CheckpointError(f"no trained model in {runs}/; train one with `mai train`, or name a file with --model")
-    path = Path(name)
-    if path.is_dir():
-        path = path / BEST
-    elif not path.exists() and name in there:
-        path = there[name]
-    if not path.is_file():
-        raise CheckpointError(f"model {name!r} not found; available runs in {runs}/ = {list(there)}")
-    return path
+    candidates = [Path(name), Path(name) / BEST]
+    if name in there:
+        candidates.append(there[name])
+    try:
+        return next(path for path in candidates if path.is_file())
+    except OSError as error:  # a name too long, or in a closed folder
+        raise CheckpointError(f"model {name!r} can't be read ({error.strerror})") from None
+    except StopIteration:
+        raise CheckpointError(f"model {name!r} not found; available runs in {runs}/ = {list(there)}") from None
 
 
 def _read_info(path: Path, document: str) -> CheckpointInfo:
@@ -151,6 +152,20 @@ def _read_info(path: Path, document: str) -> CheckpointInfo:
             )
         facts["preprocessing"] = Preprocessing(**facts["preprocessing"])
         facts["calibration"] = Calibration(**facts["calibration"])
-        return CheckpointInfo(**{f.name: facts[f.name] for f in fields(CheckpointInfo)})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        info = CheckpointInfo(**{f.name: facts[f.name] for f in fields(CheckpointInfo)})
+        _check(info)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: its description is damaged ({error}); copy or train it anew") from None
+    return info
+
+
+def _check(info: CheckpointInfo) -> None:
+    """Raise ValueError or TypeError for what would only fail, or mislead, at the first image."""
+    if not isinstance(info.model, str):
+        raise TypeError(f"model {info.model!r}")
+    how = info.preprocessing
+    if how.input not in get_args(InputMode) or how.size != IMAGE_SIZE or how.crops < 1:
+        raise ValueError(str(how))
+    fit = info.calibration
+    if not (fit.temperature > 0 and 0 <= fit.unsure_low <= fit.threshold <= fit.unsure_high <= 1):
+        raise ValueError(str(fit))

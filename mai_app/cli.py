@@ -2,9 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import IO, Annotated, Any, Final
 
 import tyro
 
@@ -98,11 +98,12 @@ def run_here(config: Config) -> int:
 
 def paths_to_judge(config: PredictConfig) -> Iterable[str]:
     """The paths of the command line, with - replaced by the list on standard input, as it comes."""
-    names = config.paths
-    if not names:
-        if not Path(TEST_IMAGES).is_dir():
-            raise MaiError(f"nothing to judge: name files or folders, or put images into {TEST_IMAGES}/")
-        names = (TEST_IMAGES,)
+    if not config.paths and not Path(TEST_IMAGES).is_dir():
+        raise MaiError(f"nothing to judge: name files or folders, or put images into {TEST_IMAGES}/")
+    return _listed(config.paths or (TEST_IMAGES,))
+
+
+def _listed(names: Iterable[str]) -> Iterator[str]:
     for name in names:
         if name == "-":
             for line in sys.stdin.buffer:
@@ -112,23 +113,24 @@ def paths_to_judge(config: PredictConfig) -> Iterable[str]:
             yield name
 
 
-def show_predictions(predictions: Iterable[Prediction], config: PredictConfig) -> int:
+def show_predictions(predictions: Iterable[Prediction], config: PredictConfig, stream: IO[str] | None = None) -> int:
     """Print predictions as they come; returns 0 if all files were judged, 1 if some were not, 2 if none was."""
     forms = [form for form in ("json", "jsonl", "csv") if getattr(config, form)]
     if len(forms) > 1:
         raise MaiError(f"--{' and --'.join(forms)} exclude each other")
     judged = failed = 0
-    for prediction in write_rows(predictions, forms[0] if forms else "table", sys.stdout):  # type: ignore[arg-type]
+    for prediction in write_rows(predictions, forms[0] if forms else "table", stream or sys.stdout):  # type: ignore[arg-type]
         judged += prediction.error is None
         failed += prediction.error is not None
     if failed:
         print(f"mai: {failed} of {judged + failed} files could not be judged", file=sys.stderr)
+    elif not judged:
+        print("mai: no file was named", file=sys.stderr)
     return 2 if not judged else 1 if failed else 0
 
 
-def show_report(report: dict[str, Any]) -> None:
+def show_report(report: dict[str, Any], stream: IO[str] | None = None) -> None:
     """Print a report's tables, and where its page is."""
     from mai_app.evaluation.report import text_tables  # noqa: PLC0415
 
-    print(text_tables(report))
-    print(f"\npage: {Path(report['folder']) / 'report.html'}")
+    print(f"{text_tables(report)}\n\npage: {Path(report['folder']) / 'report.html'}", file=stream)

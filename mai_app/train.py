@@ -151,13 +151,7 @@ def _run(
                     rate = _learning_rate(config, epoch * steps + step, config.epochs * steps)
                     for group in optimizer.param_groups:
                         group["lr"] = rate
-                    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                        logits = network(to_floats(pixels, device))
-                    loss = F.binary_cross_entropy_with_logits(logits.float(), targets.to(device))
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    optimizer.step()
-                    loss_sum += loss.item()
+                    loss_sum += take_step(network, optimizer, pixels, targets, device, precision)
                     step += 1
                     if not math.isfinite(loss_sum):
                         raise RunError(
@@ -211,6 +205,24 @@ def _run(
             )
             epoch, step, loss_sum = epoch + 1, 0, 0.0
             save()
+
+
+def take_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    pixels: torch.Tensor,
+    targets: torch.Tensor,
+    device: torch.device,
+    precision: str,
+) -> float:
+    """One step on a batch: pixels (n, size, size, 3) uint8, targets (n,) float of 0 and 1; returns its mean loss."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        logits = network(to_floats(pixels, device))
+    loss = F.binary_cross_entropy_with_logits(logits.float(), targets.to(device))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.item()
 
 
 def predict_logits(

@@ -82,7 +82,7 @@ def test_killed_again_and_again_it_ends_with_the_very_same_weights(data_set: Pat
     for name in ("undisturbed", "killed"):
         (tmp_path / name).mkdir()
     process = start(data_set, tmp_path / "undisturbed", "--epochs", "4", "--input", "crop")
-    output, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
 
     run = tmp_path / "killed" / "runs" / "r"
@@ -97,7 +97,7 @@ def test_killed_again_and_again_it_ends_with_the_very_same_weights(data_set: Pat
         kills += process.returncode == -signal.SIGKILL
     assert kills == 4
     process = start(data_set, tmp_path / "killed", "--epochs", "4", "--input", "crop")
-    output, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert "carrying on at epoch" in errors
 

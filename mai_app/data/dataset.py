@@ -59,7 +59,7 @@ def draw_epoch(
         of_class.append(rng.permutation(np.concatenate(drawn)).reshape(steps, half))
     rows = rng.permuted(np.concatenate(of_class, axis=1), axis=1)
     draws = np.arange(rows.size).reshape(rows.shape)
-    return [list(zip(row, draw, strict=True)) for row, draw in zip(rows.tolist(), draws.tolist(), strict=True)]
+    return [list(zip(rows[step].tolist(), draws[step].tolist(), strict=True)) for step in range(steps)]
 
 
 def _quotas(shares: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.int64]:

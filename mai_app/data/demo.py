@@ -40,12 +40,12 @@ MANIFEST = "manifest.csv"
 MARKER = "demo.json"
 RECIPE = 1  # raise it whenever the same arguments come to give other bytes: older sets are then made anew
 SIDES = (208, 288)
-SHOT = (3e-4, 3e-3)
-ROUGH = 0.15
+SHOT = (1.5e-3, 3.5e-3)
+ROUGH = 0.05
 PAL = 0.12
 NEAR = 0.06
-OVER = 0.05
-SHUF = 0.015
+OVER = 0.06
+SHUF = 0.018
 MAX_WORKERS = 8
 
 # A generator has one set of weights, whatever data set is made with it: hence a seed of their own.
@@ -379,7 +379,7 @@ def generate(rng: Rng, scene: Array, exposure: Exposure, decoder: str) -> tuple[
     levels = [_tone(light, exposure)]
     sigma = _sigma(light, exposure)
     noise = [(_tone(light + sigma, exposure) - _tone(light - sigma, exposure)) / 2]
-    for _ in range(int(rng.choice((2, 3)))):
+    for _ in range(int(rng.choice(STAGES))):
         levels.append(_halve(levels[-1], np.array([0.5, 0.5])))
         noise.append(_halve(noise[-1], np.array([0.5, 0.5])))
     strength = float(rng.uniform(*STRENGTH))
@@ -394,13 +394,15 @@ def generate(rng: Rng, scene: Array, exposure: Exposure, decoder: str) -> tuple[
     return image[:height, :width], noise[0][:height, :width]
 
 
-SHARP = 0.7
-SHARP = 0.7
+SHARP = 1.0
+STAGES = (3,)
+SHARP = 1.0
+STAGES = (3,)
 MOST_GRAIN = 1.2
 STEPS = 4
 KEEP = 0.8
-STRENGTH = (0.8, 2.0)
-GRAIN = dict.fromkeys(DECODERS, (0.35, 0.7, 1.2))
+STRENGTH = (0.8, 1.4)
+GRAIN = dict(zip(DECODERS, ((0.0, 0.5, 1.6), (0.0, 0.6, 2.4), (0.0, 0.6, 2.0))))
 
 
 def _weights(seed: int, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:

@@ -53,43 +53,24 @@ def walk_images(folder: Path) -> Iterator[Path]:
     An image is what is named like one, or has no suffix at all. Linked folders are not followed.
     Memory does not grow with the number of folders, only with the largest one.
     """
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"{folder}: can't be listed ({error.strerror})") from None
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from walk_images(Path(entry.path))
-        elif not entry.is_dir():
-            suffix = Path(entry.name).suffix.lower()
-            if not suffix or suffix in SUFFIXES or suffix in OTHER_SUFFIXES:
-                yield Path(entry.path)
+    for found in _walk(folder):
+        if isinstance(found, ImageError):
+            raise DataError(str(found))
+        yield found
 
 
 def find_images(paths: Iterable[str]) -> Iterator[Path | ImageError]:
     """The image files that a user names, in the order given: files, folders (searched through), glob patterns.
 
-    What names nothing comes as the ImageError to report for it, so that the rest goes on.
+    What names nothing, or can't be searched, comes as the ImageError to report for it, so that the rest goes on.
     """
     for name in paths:
-        path = Path(name)
-        if path.is_dir():
-            found = walk_images(path)
-            missing = "is a folder without an image file"
-        elif glob.has_magic(name) and not path.exists():
-            # glob's own order is the file system's.
-            found = (Path(match) for match in sorted(glob.glob(name, recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute pattern
-            missing = "no file matches the pattern"
-        else:
-            yield path
-            continue
         try:
-            first = next(found, None)
-        except DataError as error:
-            yield ImageError(name, str(error).removeprefix(f"{path}: "))
+            found, missing = _named(name)
+        except (OSError, ValueError):  # no file can have this name, or its folder is closed: reading it says so
+            yield Path(name)
             continue
+        first = next(found, None)
         if first is None:
             yield ImageError(name, missing)
             continue
@@ -130,11 +111,45 @@ def scan(root: Path) -> list[Record]:
         elif "generator" not in row:
             generator, kind = kind, ""
         records.append(Record(file, label, split, source, generator, kind))
-    _check(root, records, outside)
     if any(record.split for record in records):
         # Beside split folders, what lies in none of them has no place.
         records = [record for record in records if record.split]
+    _check(root, records, outside)
     return sorted(records, key=lambda record: record.file)
+
+
+def _walk(folder: Path) -> Iterator[Path | ImageError]:
+    """What walk_images yields; in the place of a folder that can't be listed, the error."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        yield ImageError(str(folder), f"can't be listed ({error.strerror})")
+        return
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name == "__MACOSX":
+            continue
+        try:
+            is_folder = entry.is_dir()
+        except OSError:  # a link to itself, or into a closed folder: reading it says so
+            is_folder = False
+        if not is_folder:
+            suffix = Path(entry.name).suffix.lower()
+            if not suffix or suffix in SUFFIXES or suffix in OTHER_SUFFIXES:
+                yield Path(entry.path)
+        elif not entry.is_symlink():
+            yield from _walk(Path(entry.path))
+
+
+def _named(name: str) -> tuple[Iterator[Path | ImageError], str]:
+    """What a name stands for, and the reason to report if that is nothing."""
+    path = Path(name)
+    if path.is_dir():
+        return _walk(path), "is a folder without an image file"
+    if glob.has_magic(name) and not path.exists():
+        # glob's own order is the file system's.
+        matches = map(Path, sorted(glob.glob(name, recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        return iter([match for match in matches if not match.is_dir()]), "no file matches the pattern"
+    return iter([path]), ""
 
 
 def _check(root: Path, records: list[Record], outside: Counter[str]) -> None:
@@ -148,7 +163,8 @@ def _check(root: Path, records: list[Record], outside: Counter[str]) -> None:
     for label, name in enumerate(CLASSES):
         if all(record.label != label for record in records):
             folders = ", ".join(folder for folder, value in CLASS_NAMES.items() if value == label)
-            raise DataError(f"{root}: holds no {name} image; a detector needs both classes (folders: {folders})")
+            where = " in its split folders" if records[0].split else ""
+            raise DataError(f"{root}: holds no {name} image{where}; a detector needs both classes (folders: {folders})")
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, str]]:

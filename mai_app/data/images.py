@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mai_app.config import LIMITS, Limits
 from mai_app.errors import ImageError
@@ -121,7 +121,7 @@ def decode(data: bytes, name: str, limits: Limits = LIMITS) -> DecodedImage:
             file_format = {"MPO": "JPEG", "DIB": "BMP"}.get(image.format or "", image.format or "")
     except ImageError:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError(name, _unidentified(data)) from None
     except Image.DecompressionBombError:
         raise ImageError(name, f"has more than {limits.max_pixels:,} pixels, the limit") from None

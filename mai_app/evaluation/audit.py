@@ -17,7 +17,7 @@ _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 def file_properties(image: DecodedImage) -> list[float]:
-    """The PROPERTIES of an image's file as numbers; the format by its place in a list, no quality as NaN."""
+    """The PROPERTIES of an image's file as numbers; the format by its place in a list, no JPEG has quality 0."""
     height, width = image.pixels.shape[:2]
     return [
         float(_FORMATS.index(image.format)),
@@ -25,7 +25,7 @@ def file_properties(image: DecodedImage) -> list[float]:
         float(height),
         width / height,
         image.file_bytes / (width * height),
-        float("nan") if image.jpeg_quality is None else float(image.jpeg_quality),
+        float(image.jpeg_quality or 0),
     ]
 
 

@@ -45,10 +45,10 @@ def text_tables(report: Mapping[str, Any]) -> str:
         what = "false positives" if label == 0 else "found"
         lines += ["", f"{CLASSES[label]} images called synthetic ({what}), by {column}"]
         lines.append(f"{'':<44}{'images':>7}" + "".join(f"{tier:>11}" for tier in TIERS) + f"{'clean AUROC':>14}")
-        for name, cells in rows:
-            shares = "".join(f"{_percent(cells[tier]['called_synthetic']['value']):>11}" for tier in TIERS)
-            area = _number(cells["clean"]["auroc"]["value"])
-            lines.append(f"{_cut(name, 44):<44}{cells['clean']['images']:>7}{shares}{area:>14}")
+        for name, by_tier in rows:
+            shares = "".join(f"{_percent(by_tier[tier]['called_synthetic']['value']):>11}" for tier in TIERS)
+            area = _number(by_tier["clean"]["auroc"]["value"])
+            lines.append(f"{_cut(name, 44):<44}{by_tier['clean']['images']:>7}{shares}{area:>14}")
     return "\n".join(lines)
 
 

@@ -114,7 +114,9 @@ def test_killed_at_any_moment_it_ends_with_the_same_set(tmp_path: Path) -> None:
         for i in range(400):
             Image.fromarray(picture(rng, label)).save(root / name / f"{i:03}.png", compress_level=1)
     whole = prepare(root, tmp_path / "whole")
-    code = f"from pathlib import Path; from mai_app.data.prepare import prepare; prepare(Path({str(root)!r}), Path('p'))"
+    code = (
+        f"from pathlib import Path; from mai_app.data.prepare import prepare; prepare(Path({str(root)!r}), Path('p'))"
+    )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     kills = 0
     for i in range(12):
@@ -142,9 +144,9 @@ def test_the_same_picture_never_stands_on_two_sides(tmp_path: Path) -> None:
     for label, name in enumerate(("real", "fake")):
         (root / name).mkdir(parents=True)
         for i in range(60):
-            image = Image.fromarray(picture(rng, label, 40, 40))
-            image.save(root / name / f"{i}.png")
-            image.save(root / name / f"again{i}.bmp")  # other bytes, other name, the same pixels
+            drawn = Image.fromarray(picture(rng, label, 40, 40))
+            drawn.save(root / name / f"{i}.png")
+            drawn.save(root / name / f"again{i}.bmp")  # other bytes, other name, the same pixels
     images = prepare(root, tmp_path / "p").images
     splits: dict[str, set[str]] = {}
     for image in images:

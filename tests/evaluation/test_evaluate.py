@@ -1,0 +1,168 @@
+"""Evaluation end to end: the figures are those of the predictions, the report opens, an interrupted one carries on."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mai_app import load
+from mai_app.config import TIERS, EvaluateConfig
+from mai_app.errors import DataError
+from mai_app.evaluation.audit import format_only_scores
+from mai_app.evaluation.evaluate import evaluate
+from mai_app.evaluation.metrics import auroc
+from mai_app.evaluation.report import text_tables
+from tests.conftest import Run, picture, write_data_set
+
+
+@pytest.fixture(scope="module")
+def report_folder(data_set: Path, trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    evaluate(EvaluateConfig(data=data_set, model=str(trained_run), out=folder, device="cpu"))
+    return folder
+
+
+def test_the_clean_tier_is_what_predict_says(data_set: Path, trained_run: Path, report_folder: Path) -> None:
+    report = json.loads((report_folder / "report.json").read_text())
+    files = sorted((data_set / "test").rglob("*.png"))
+    labels = np.array(["synthetic" in path.parts for path in files]).astype(np.int64)
+    predictions = list(load(trained_run, "cpu").predict(files))
+    scores = np.array([prediction.p_synthetic for prediction in predictions], dtype=np.float64)
+    clean = report["tiers"]["clean"]
+    assert (report["authentic"], report["synthetic"]) == (16, 16)
+    assert clean["auroc"]["value"] == pytest.approx(auroc(scores, labels))
+    assert clean["tpr"]["value"] == (scores[labels == 1] >= predictions[0].threshold).mean()
+    assert clean["fpr"]["value"] == (scores[labels == 0] >= predictions[0].threshold).mean()
+    assert clean["unsure"] == np.mean([prediction.verdict == "unsure" for prediction in predictions])
+    assert list(report["tiers"]) == list(TIERS)
+
+
+def test_groups_add_up(report_folder: Path) -> None:
+    report = json.loads((report_folder / "report.json").read_text())
+    for tier in TIERS:
+        figures = report["tiers"][tier]
+        for label, rate in ((0, "fpr"), (1, "tpr")):
+            groups = [g for g in figures["groups"] if g["column"] == "source" and g["label"] == label]
+            assert [group["name"] for group in groups] == ["source0", "source1", "source2"]
+            called = sum(group["images"] * group["called_synthetic"]["value"] for group in groups)
+            assert called / 16 == pytest.approx(figures[rate]["value"])
+
+
+def test_every_figure_lies_in_its_interval(report_folder: Path) -> None:
+    report = json.loads((report_folder / "report.json").read_text())
+    seen = 0
+    for figures in report["tiers"].values():
+        intervals = [value for value in figures.values() if isinstance(value, dict)]
+        intervals += [group["called_synthetic"] for group in figures["groups"]]
+        for interval in intervals:
+            assert 0 <= interval["low"] <= interval["high"] <= 1
+            assert interval["low"] - 1e-9 <= interval["value"] <= interval["high"] + 1e-9
+            seen += 1
+    assert seen > 40
+
+
+def test_the_page_is_whole_and_asks_nothing_of_the_network(report_folder: Path) -> None:
+    page = (report_folder / "report.html").read_text()
+    opened: list[str] = []
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            opened.append(tag)
+            for name, value in attrs:
+                if name in ("src", "href", "xlink:href") and value:
+                    assert value.startswith("#"), value
+
+        def handle_endtag(self, tag: str) -> None:
+            opened.append(f"/{tag}")
+
+    Parser().feed(page)
+    assert opened.count("svg") == 3
+    assert opened.count("table") == opened.count("/table") >= 3
+    assert "url(http" not in page
+    assert "{" not in re.sub(r"<style.*?</style>", "", page, flags=re.DOTALL)
+
+
+def test_the_table_fits_a_terminal(report_folder: Path) -> None:
+    lines = text_tables(json.loads((report_folder / "report.json").read_text())).splitlines()
+    assert max(map(len, lines[3:])) <= 120
+    assert sum(line.startswith(TIERS) for line in lines) == 4
+
+
+def test_an_interrupted_evaluation_judges_only_what_is_missing(
+    data_set: Path, trained_run: Path, report_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = (report_folder / "scores.jsonl").read_bytes()
+    cut = whole[: len(whole) // 2]
+    (tmp_path / "scores.jsonl").write_bytes(cut)
+    decoded = []
+    from mai_app.data import images  # noqa: PLC0415
+
+    def counting(path: Path) -> images.DecodedImage:
+        decoded.append(path)
+        return images.decode_file(path)
+
+    monkeypatch.setattr("mai_app.evaluation.evaluate.decode_file", counting)
+    config = EvaluateConfig(data=data_set, model=str(trained_run), out=tmp_path, device="cpu")
+    evaluate(config)
+    assert len(decoded) == whole.count(b"\n") - cut.count(b"\n")
+    assert sorted((tmp_path / "scores.jsonl").read_bytes().splitlines()) == sorted(whole.splitlines())
+    assert (tmp_path / "report.json").read_bytes() == (report_folder / "report.json").read_bytes()
+
+
+def test_scores_of_another_model_are_not_taken_over(
+    data_set: Path, trained_run: Path, report_folder: Path, tmp_path: Path
+) -> None:
+    lines = (report_folder / "scores.jsonl").read_text().splitlines()
+    header = json.loads(lines[0]) | {"checkpoint": "another"}
+    (tmp_path / "scores.jsonl").write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n")
+    evaluate(EvaluateConfig(data=data_set, model=str(trained_run), out=tmp_path, device="cpu"))
+    assert (tmp_path / "scores.jsonl").read_text().splitlines()[0] == lines[0]
+
+
+def test_a_plain_folder_is_judged_by_the_hash_or_whole(trained_run: Path, tmp_path: Path, mai: Run) -> None:
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("real", "fake")):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for i in range(60):
+            Image.fromarray(picture(rng, label)).save(tmp_path / "d" / name / f"{i}.jpg", quality=90)
+    (tmp_path / "d" / "real" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    counts = {}
+    for split in ("test", "all"):
+        done = mai("evaluate", "--data", "d", "--model", trained_run, "--split", split, "--out", split)
+        assert done.returncode == 0, done.stderr
+        assert ("no split folders" in done.stderr) == (split == "test")
+        assert "broken.jpg" in done.stderr
+        report = json.loads((tmp_path / split / "report.json").read_text())
+        counts[split] = report["authentic"], report["synthetic"]
+        assert report["refused"] == ["real/broken.jpg"]
+    assert counts["all"] == (60, 60)
+    assert 2 <= sum(counts["test"]) <= 30
+    assert "TPR@5%" in done.stdout
+
+
+def test_a_part_without_one_class_is_refused(trained_run: Path, tmp_path: Path) -> None:
+    root = write_data_set(tmp_path / "d", train=2, val=2, test=2)
+    for path in (root / "test" / "authentic").rglob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match="test part holds 0 authentic and 2 synthetic"):
+        evaluate(EvaluateConfig(data=root, model=str(trained_run), out=tmp_path / "o", device="cpu"))
+
+
+def test_the_format_only_baseline_finds_what_files_give_away_and_nothing_more() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 100)
+
+    def files(tell: bool) -> list[list[float]]:
+        formats = labels if tell else rng.integers(0, 2, 200)
+        return [[float(f), *rng.uniform(200, 900, 2), 1.0, rng.uniform(), 0.0] for f in formats]
+
+    assert auroc(format_only_scores(files(True), labels, files(True), labels), labels) > 0.99
+    assert 0.3 < auroc(format_only_scores(files(False), labels, files(False), labels), labels) < 0.7
+    # Without files to fit on: by cross-validation; with too few even for that: no figure.
+    nothing = np.empty(0, dtype=np.int64)
+    assert auroc(format_only_scores(files(True), labels, [], nothing), labels) > 0.99
+    assert np.isnan(format_only_scores(files(True)[95:105], labels[95:105], [], nothing)).all()
