@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import modal
 
-from mai_app.cli import Config, paths_to_judge, run, show_predictions, show_report
+from mai_app.cli import Config, chosen_format, paths_to_judge, run, show_predictions, show_report
 from mai_app.config import DemoConfig, EvaluateConfig, PredictConfig, TrainConfig
 from mai_app.data.folders import find_images
 from mai_app.data.images import read_file
@@ -128,7 +128,7 @@ def dispatch(config: Config, stream: IO[str] | None = None) -> int:
         show_report(_answer(evaluate.remote(_data_on_volume(config.data), settings)), stream)
         return 0
     if isinstance(config, PredictConfig):
-        return show_predictions(_predictions(config), config, stream)
+        return show_predictions(_predictions(config), chosen_format(config), stream)
     raise MaiError("this command runs on the local machine only; `modal run modal_app.py` trains on simulated images")
 
 

@@ -11,7 +11,7 @@ import tyro
 from mai_app import __version__
 from mai_app.config import TEST_IMAGES, DemoConfig, EvaluateConfig, PredictConfig, TrainConfig
 from mai_app.errors import MaiError
-from mai_app.prediction import Prediction, write_rows
+from mai_app.prediction import Format, Prediction, write_rows
 
 Config = TrainConfig | EvaluateConfig | PredictConfig | DemoConfig
 
@@ -91,9 +91,10 @@ def run_here(config: Config) -> int:
     from mai_app.data.folders import find_images  # noqa: PLC0415
     from mai_app.predict import load  # noqa: PLC0415
 
+    form = chosen_format(config)
     paths = paths_to_judge(config)
     detector = load(config.model, config.device, config.runs)
-    return show_predictions(detector.predict(find_images(paths), config.batch_size, config.workers), config)
+    return show_predictions(detector.predict(find_images(paths), config.batch_size, config.workers), form)
 
 
 def paths_to_judge(config: PredictConfig) -> Iterable[str]:
@@ -113,13 +114,19 @@ def _listed(names: Iterable[str]) -> Iterator[str]:
             yield name
 
 
-def show_predictions(predictions: Iterable[Prediction], config: PredictConfig, stream: IO[str] | None = None) -> int:
-    """Print predictions as they come; returns 0 if all files were judged, 1 if some were not, 2 if none was."""
-    forms = [form for form in ("json", "jsonl", "csv") if getattr(config, form)]
+def chosen_format(config: PredictConfig) -> Format:
+    """The form in which predictions are printed; raises MaiError if several are asked for."""
+    asked: dict[Format, bool] = {"json": config.json, "jsonl": config.jsonl, "csv": config.csv}
+    forms = [form for form, wanted in asked.items() if wanted]
     if len(forms) > 1:
         raise MaiError(f"--{' and --'.join(forms)} exclude each other")
+    return forms[0] if forms else "table"
+
+
+def show_predictions(predictions: Iterable[Prediction], form: Format, stream: IO[str] | None = None) -> int:
+    """Print predictions as they come; returns 0 if all files were judged, 1 if some were not, 2 if none was."""
     judged = failed = 0
-    for prediction in write_rows(predictions, forms[0] if forms else "table", stream or sys.stdout):  # type: ignore[arg-type]
+    for prediction in write_rows(predictions, form, stream or sys.stdout):
         judged += prediction.error is None
         failed += prediction.error is not None
     if failed:

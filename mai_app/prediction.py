@@ -59,9 +59,10 @@ def write_rows(predictions: Iterable[Prediction], form: Format, stream: IO[str])
 
 
 def _line(prediction: Prediction) -> str:
-    # A file's name must not move the cursor or end the line.
-    path = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in prediction.path)
     if prediction.error is not None:
-        return f"{'–':>11}  {'–':<9}  {path}: {prediction.error}\n"
-    notes = f"  ({'; '.join(prediction.notes)})" if prediction.notes else ""
-    return f"{prediction.p_synthetic:>11.3f}  {prediction.verdict:<9}  {path}{notes}\n"
+        line = f"{'–':>11}  {'–':<9}  {prediction.path}: {prediction.error}"
+    else:
+        notes = f"  ({'; '.join(prediction.notes)})" if prediction.notes else ""
+        line = f"{prediction.p_synthetic:>11.3f}  {prediction.verdict:<9}  {prediction.path}{notes}"
+    # A file's name must not move the cursor or end the line.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line) + "\n"

@@ -22,7 +22,7 @@ import mai_app
 from mai_app.config import PredictConfig, TrainConfig
 from mai_app.data.folders import walk_images
 from mai_app.errors import CheckpointError, ImageError, MaiError, RunError
-from mai_app.predict import Detector, load
+from mai_app.predict import Detector, Judgeable, load
 from mai_app.prediction import Format, Prediction, write_rows
 from tests.conftest import Run, picture
 
@@ -128,7 +128,7 @@ def test_bytes_and_their_file_are_judged_alike(detector: Detector, images: list[
 
 def test_a_bad_file_is_a_row_and_the_rest_goes_on(detector: Detector, images: list[Path], tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no image")
-    items = [
+    items: list[Judgeable] = [
         images[0],
         tmp_path / "text.jpg",
         tmp_path / "missing.jpg",

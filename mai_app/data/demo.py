@@ -40,12 +40,12 @@ MANIFEST = "manifest.csv"
 MARKER = "demo.json"
 RECIPE = 1  # raise it whenever the same arguments come to give other bytes: older sets are then made anew
 SIDES = (208, 288)
-SHOT = (1.5e-3, 3.5e-3)
+SHOT = (2e-3, 3.5e-3)
 ROUGH = 0.05
-PAL = 0.12
+PAL = 0.09
 NEAR = 0.06
-OVER = 0.06
-SHUF = 0.018
+OVER = 0.05
+SHUF = 0.015
 MAX_WORKERS = 8
 
 # A generator has one set of weights, whatever data set is made with it: hence a seed of their own.
@@ -400,9 +400,9 @@ SHARP = 1.0
 STAGES = (3,)
 MOST_GRAIN = 1.2
 STEPS = 4
-KEEP = 0.8
+KEEP = 0.6
 STRENGTH = (0.8, 1.4)
-GRAIN = dict(zip(DECODERS, ((0.0, 0.5, 1.6), (0.0, 0.6, 2.4), (0.0, 0.6, 2.0))))
+GRAIN = dict(zip(DECODERS, ((0.0, 0.4, 1.6), (0.0, 0.5, 2.8), (0.0, 0.5, 2.5))))
 
 
 def _weights(seed: int, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:

@@ -65,6 +65,9 @@ def find_images(paths: Iterable[str]) -> Iterator[Path | ImageError]:
     What names nothing, or can't be searched, comes as the ImageError to report for it, so that the rest goes on.
     """
     for name in paths:
+        if not name:  # an unset variable of a script must not mean the folder that it runs in
+            yield ImageError("''", "an empty name names no file")
+            continue
         try:
             found, missing = _named(name)
         except (OSError, ValueError):  # no file can have this name, or its folder is closed: reading it says so

@@ -125,6 +125,8 @@ def decode(data: bytes, name: str, limits: Limits = LIMITS) -> DecodedImage:
         raise ImageError(name, _unidentified(data)) from None
     except Image.DecompressionBombError:
         raise ImageError(name, f"has more than {limits.max_pixels:,} pixels, the limit") from None
+    except MemoryError:
+        raise ImageError(name, "does not fit into this machine's memory") from None
     # On damaged files Pillow's readers raise nearly anything: SyntaxError, struct.error, KeyError, ZeroDivisionError …
     except Exception as error:
         reason = str(error).strip() or type(error).__name__

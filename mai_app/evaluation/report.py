@@ -26,6 +26,7 @@ FIGURES: Final = {
     "ece": "calibration error",
 }
 # Okabe and Ito's colours (2008), which people with any kind of colour vision can tell apart.
+LINES: Final = {"clean": "-", "q90": "--", "web": "-.", "hard": ":"}
 COLOURS: Final = {"clean": "#0072B2", "q90": "#009E73", "web": "#E69F00", "hard": "#D55E00"}
 CLASS_COLOURS: Final = ("#0072B2", "#D55E00")
 
@@ -138,7 +139,12 @@ def _plot_roc(curves: Curves) -> Figure:
     figure, axes = _axes("false positive rate", "true positive rate")
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, label="chance")
     for tier, (scores, labels) in curves.items():
-        axes.plot(*roc_curve(scores, labels), color=COLOURS[tier], label=f"{tier}, {auroc(scores, labels):.3f}")
+        axes.plot(
+            *roc_curve(scores, labels),
+            color=COLOURS[tier],
+            linestyle=LINES[tier],
+            label=f"{tier}, {auroc(scores, labels):.3f}",
+        )
     axes.legend(title="tier, AUROC", loc="lower right", frameon=False)
     return figure
 
@@ -154,13 +160,13 @@ def _plot_scores(report: Mapping[str, Any], curves: Curves) -> Figure:
     calibration = report["calibration"]
     axes.axvspan(calibration["unsure_low"], calibration["unsure_high"], color="0.5", alpha=0.15, label="unsure")
     axes.axvline(calibration["threshold"], color="0.2", linestyle="--", linewidth=1, label="threshold")
-    axes.legend(frameon=False)
+    axes.legend(loc="upper right", fontsize=8, frameon=True, framealpha=0.7, edgecolor="none")
     axes.set_xlim(0, 1)
     return figure
 
 
 def _plot_reliability(curves: Curves) -> Figure:
-    figure, axes = _axes("p_synthetic", "share of synthetic images, classes counting alike")
+    figure, axes = _axes("p_synthetic", "share synthetic, classes alike")
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, label="perfect")
     for tier, (scores, labels) in curves.items():
         weights = np.where(labels == 1, 1 / (labels == 1).sum(), 1 / (labels == 0).sum())
@@ -168,7 +174,7 @@ def _plot_reliability(curves: Curves) -> Figure:
         filled = [k for k in range(10) if (which == k).sum() >= 5]
         means = [np.average(scores[which == k], weights=weights[which == k]) for k in filled]
         shares = [np.average(labels[which == k], weights=weights[which == k]) for k in filled]
-        axes.plot(means, shares, marker="o", markersize=3, color=COLOURS[tier], label=tier)
+        axes.plot(means, shares, marker="o", markersize=3, color=COLOURS[tier], linestyle=LINES[tier], label=tier)
     axes.legend(frameon=False)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
@@ -222,7 +228,8 @@ body {{ font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var
   margin: 2rem auto; padding: 0 1rem }}
 h1 {{ font-size: 1.5rem; margin-bottom: .2rem }} h2 {{ font-size: 1.1rem; margin: 2rem 0 .4rem }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100% }}
-th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }}
+th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap;
+  vertical-align: baseline }}
 th:first-child {{ text-align: left }} thead th {{ color: var(--dim); font-weight: 500; white-space: normal }}
 thead th[colspan] {{ text-align: center }} tbody th {{ font-weight: 500 }}
 small {{ display: block; color: var(--dim); font-weight: 400; font-size: .8em }}

@@ -260,10 +260,12 @@ def test_a_file_is_taken_by_whatever_name_it_has(tmp_path: Path) -> None:
 def test_patterns_are_sorted_and_may_be_relative_absolute_and_recursive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    touch(tmp_path, "c.jpg", "a.jpg", "b.png", "sub/d.jpg", "sub/deep/e.jpg")
+    numbers = [f"many/{i * 7 % 40:02}.jpg" for i in range(40)]  # made in no order, for file systems that keep it
+    touch(tmp_path, "c.jpg", "a.jpg", "b.png", "sub/d.jpg", "sub/deep/e.jpg", *numbers)
+    assert found(tmp_path / "many" / "*.jpg") == [str(tmp_path / name) for name in sorted(numbers)]
     assert found(tmp_path / "*.jpg") == [str(tmp_path / "a.jpg"), str(tmp_path / "c.jpg")]
     assert found(tmp_path / "**" / "*.jpg") == [
-        str(tmp_path / name) for name in ("a.jpg", "c.jpg", "sub/d.jpg", "sub/deep/e.jpg")
+        str(tmp_path / name) for name in ("a.jpg", "c.jpg", *sorted(numbers), "sub/d.jpg", "sub/deep/e.jpg")
     ]
     monkeypatch.chdir(tmp_path)
     assert found("*.jpg", "sub/[d].jpg", "?.png") == ["a.jpg", "c.jpg", "sub/d.jpg", "b.png"]
@@ -359,3 +361,8 @@ def test_a_walk_is_depth_first_in_the_order_of_names(tmp_path: Path) -> None:
         "b/2.jpg",
         "c.jpg",
     ]
+
+
+def test_an_empty_name_is_not_the_current_folder() -> None:
+    (only,) = find_images([""])
+    assert isinstance(only, ImageError)

@@ -326,6 +326,9 @@ def test_limits_are_the_callers_to_set(tmp_path: Path) -> None:
             decode_file(path, limits)
         assert caught.value.name == str(path)
         assert words in caught.value.reason
+    # Too large a file is refused before it is read; too many bytes are refused wherever they come from.
+    with pytest.raises(ImageError, match="bytes, over the limit"):
+        read_file(path, Limits(max_bytes=size - 1))
     with pytest.raises(ImageError, match="bytes, over the limit"):
         decode(path.read_bytes(), "a.png", Limits(max_bytes=size - 1))
 
