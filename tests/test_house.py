@@ -4,7 +4,10 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+
+import mai_app
 
 ROOT = Path(__file__).parents[1]
 
@@ -85,6 +88,11 @@ def test_the_lock_file_is_exact_and_names_no_place() -> None:
         assert re.match(r"[a-z0-9_.-]+==[^ @/]+( ; .+)?$", line), line
     assert "torch==2.15.0" in lines
     assert "torchvision==0.29.2" in lines
+
+
+def test_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == mai_app.__version__
 
 
 def test_every_file_says_first_what_it_is_for() -> None:
