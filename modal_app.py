@@ -101,8 +101,14 @@ def predict(files: list[tuple[str, bytes] | ImageError], model: str = "") -> dic
 @app.local_entrypoint()
 def main(data: str = "", name: str = "", epochs: int = 0) -> None:
     """Train: on simulated images if no data set is named."""
-    epochs = epochs or (TrainConfig.epochs if data else DemoConfig.epochs)
-    sys.exit(run(TrainConfig(data=Path(data or DEMO), name=name, epochs=epochs), dispatch))
+    defaults = TrainConfig if data else DemoConfig
+    config = TrainConfig(
+        data=Path(data or DEMO),
+        name=name,
+        epochs=epochs or defaults.epochs,
+        learning_rate=defaults.learning_rate,
+    )
+    sys.exit(run(config, dispatch))
 
 
 def run_there(config: Config) -> int:

@@ -163,5 +163,7 @@ class DemoConfig:
     """Scenes rendered; each gives one authentic and one synthetic image."""
     epochs: int = 8
     """Epochs of training."""
+    learning_rate: float = 3e-4
+    """Learning rate; at the first MAI's 0.001 so few and so faint pictures teach it nothing."""
     seed: int = 0
     """Seed of scenes and training."""

@@ -28,6 +28,7 @@ def demo(config: DemoConfig) -> None:
             data=data,
             name=f"demo-{config.scenes}-{config.seed}",
             epochs=config.epochs,
+            learning_rate=config.learning_rate,
             seed=config.seed,
             runs=runs,
             prepared=config.out / "prepared",

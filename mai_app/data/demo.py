@@ -1,9 +1,10 @@
-"""The simulated data set of `make demo`: rendered scenes, each seen by a camera and made by a generator.
+"""The simulated data set of `make demo`: each rendered scene once through a camera, once through a generator.
 
-Simulated data shows that the whole way from images to verdicts works. It says nothing about real images:
-no camera here is a real camera, no generator a trained one, and no score reached on these images carries over.
+Simulated data shows that the way from images to verdicts works. It says nothing about real images: no camera here is a
+real one, no generator was ever trained, and no score reached on these images carries over to others.
 
-Both twins of a scene are saved with the same format, quality and size, so that only the making differs.
+Both twins of a scene get the same size, format and quality, and nearly the same number of bytes, so that only the
+making differs: the camera's fine mosaic noise here, noise and lattices spread by upsampling layers there.
 """
 
 import csv
@@ -17,44 +18,37 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from mai_app.atomic import write_text
 from mai_app.config import CLASSES, SPLITS
 from mai_app.errors import DataError
 
-Array = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
+Kernel = npt.NDArray[np.float64]
 Rng = np.random.Generator
 
-DECODERS = ("nearest-conv", "transposed-conv", "pixel-shuffle")
-FAMILIES = ("shapes", "tiles", "clouds", "hills")
-FIELDS = ("file", "label", "kind", "generator", "source")
-APART = "apart"
-APART_PAIRS = 6
-MANIFEST = "manifest.csv"
-MARKER = "demo.json"
-RECIPE = 1  # raise it whenever the same arguments come to give other bytes: older sets are then made anew
-SIDES = (208, 288)
-SHOT = (2e-3, 3.5e-3)
-ROUGH = 0.05
-PAL = 0.09
-NEAR = 0.06
-OVER = 0.05
-SHUF = 0.015
-MAX_WORKERS = 8
-
+APART: Final = "apart"
+APART_PAIRS: Final = 6
+MANIFEST: Final = "manifest.csv"
+MARKER: Final = "demo.json"
+RECIPE: Final = 1  # raise it whenever the same arguments come to give other bytes: older sets are then made anew
+SIDES: Final = (208, 288)
+FAMILIES: Final = ("shapes", "tiles", "clouds", "hills")
 # A generator has one set of weights, whatever data set is made with it: hence a seed of their own.
-WEIGHTS_SEED = 20161017
+WEIGHTS: Final = np.random.default_rng(2016).standard_normal((3, 4, 3, 3))
+TENT: Final = np.outer((1, 2, 1), (1, 2, 1)) / 4  # sums to 4: one for each of the four pixels it spreads to
 
 
 @dataclass(frozen=True)
 class Job:
-    """One pair to make: its numbers in the random streams, its decoder, and both files without suffix."""
+    """One pair to make: its key in the random streams, its decoder, and the twins' files without suffix."""
 
     key: tuple[int, int, int]
     decoder: str
@@ -64,7 +58,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Coding:
-    """How both twins are saved: Pillow's format name, the file suffix, and the options of Image.save."""
+    """How both twins are saved: Pillow's name of the format, the file suffix, the options of Image.save."""
 
     format: str
     suffix: str
@@ -73,7 +67,7 @@ class Coding:
 
 @dataclass(frozen=True)
 class Exposure:
-    """What both twins share besides the scene: sensor noise (variance = shot·light + read²) and contrast."""
+    """What both twins share: the noise of light x in [0, 1], of variance shot·x + read², and the tone's contrast."""
 
     shot: float
     read: float
@@ -81,53 +75,53 @@ class Exposure:
 
 
 def make_demo(root: Path, scenes: int, seed: int) -> None:
-    """Write the simulated data set below `root`, unless it is there already, made with the same arguments.
+    """Write the simulated data set below `root`, unless it is there whole, made with the same arguments.
 
-    root/{train,val,test}/{authentic,synthetic}/NNNN.ext hold 70/15/15 % of the scenes, root/manifest.csv a
-    row an image, root/apart/ six further pairs outside the set. The same arguments give the same bytes
-    (with the same NumPy and Pillow), however many processes share the work. `scenes` is at least 3.
+    root/{train,val,test}/{authentic,synthetic}/NNNN.ext hold 70, 15 and 15 % of the scenes, root/manifest.csv a row an
+    image, root/apart/ six further pairs outside the set. With the same NumPy and Pillow the same arguments give the
+    same bytes, however many processes share the work. Simulated data says nothing about real images.
 
-    Simulated data says nothing about real images.
+    Raises DataError for fewer than 3 scenes, and where `root` holds a data set that is not a simulated one.
     """
     if scenes < 3:
-        raise DataError(f"{scenes} scenes are too few: each of {', '.join(SPLITS)} needs one, so ask for 3 or more")
-    made_with = {"recipe": RECIPE, "scenes": scenes, "seed": seed}
+        raise DataError(f"{scenes} scenes are too few: train, val and test need one each; ask for 3 or more")
+    arguments = {"recipe": RECIPE, "scenes": scenes, "seed": seed}
     marker = _read_marker(root)
-    if marker == {**made_with, "complete": True} and _count(root) == 2 * (scenes + APART_PAIRS):
+    files = sum(path.is_file() for folder in (*SPLITS, APART) for path in (root / folder).rglob("*"))
+    whole = files == 2 * (scenes + APART_PAIRS) and (root / MANIFEST).is_file()
+    if whole and marker == {**arguments, "complete": True}:
         return
-    _clear(root, ours=marker is not None)
-    _write_marker(root, {**made_with, "complete": False})
-    for folder in (*(f"{split}/{name}" for split in SPLITS for name in CLASSES), APART):
-        (root / folder).mkdir(parents=True)
+    _clear(root, ours=isinstance(marker, dict) and "recipe" in marker)
+    write_text(root / MARKER, json.dumps({**arguments, "complete": False}) + "\n")
     jobs = _jobs(root, scenes, seed)
+    for folder in {path.parent for job in jobs for path in (job.camera, job.generator)}:
+        folder.mkdir(parents=True)
     with _mapper(len(jobs)) as mapper:
         pairs = list(tqdm(mapper(_make_pair, jobs), "simulating", len(jobs), unit="scene", disable=None))
-    with (root / MANIFEST).open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(FIELDS)
-        for job, (suffix, family) in zip(jobs[:scenes], pairs, strict=False):
-            for label, path in enumerate((job.camera, job.generator)):
-                name = path.relative_to(root).as_posix() + suffix
-                rows.writerow((name, CLASSES[label], "simulated", job.decoder if label else "", family))
-    _write_marker(root, {**made_with, "complete": True})
+    rows = [("file", "label", "kind", "generator", "source")]
+    for job, (suffix, family) in zip(jobs[:scenes], pairs[:scenes], strict=True):
+        for path, label, decoder in zip((job.camera, job.generator), CLASSES, ("", job.decoder), strict=True):
+            rows.append((path.relative_to(root).as_posix() + suffix, label, "simulated", decoder, family))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(root / MANIFEST, text.getvalue())
+    write_text(root / MARKER, json.dumps({**arguments, "complete": True}) + "\n")
 
 
 def _jobs(root: Path, scenes: int, seed: int) -> list[Job]:
     held_out = max(1, round(0.15 * scenes))
     splits = ["train"] * (scenes - 2 * held_out) + ["val"] * held_out + ["test"] * held_out
-    jobs = []
-    for i, split in enumerate(splits):
-        twins = (root / split / name / f"{i:04d}" for name in CLASSES)
-        jobs.append(Job((seed, 0, i), DECODERS[i % len(DECODERS)], *twins))
-    for i in range(APART_PAIRS):
-        twins = (root / APART / f"{name}-{i + 1}" for name in ("camera", "generator"))
-        jobs.append(Job((seed, 1, i), DECODERS[i % len(DECODERS)], *twins))
-    return jobs
+    twins = [tuple(root / split / name / f"{i:04d}" for name in CLASSES) for i, split in enumerate(splits)]
+    twins += [tuple(root / APART / f"{name}-{i + 1}" for name in ("camera", "generator")) for i in range(APART_PAIRS)]
+    # Scenes and the pairs apart draw from streams of their own: more scenes change neither the others nor those.
+    keys = [(seed, 0, i) for i in range(scenes)] + [(seed, 1, i) for i in range(APART_PAIRS)]
+    decoders = tuple(DECODERS)
+    return [Job(key, decoders[key[2] % len(decoders)], *pair) for key, pair in zip(keys, twins, strict=True)]
 
 
 @contextmanager
 def _mapper(jobs: int) -> Iterator[Callable[..., Iterator[tuple[str, str]]]]:
-    workers = min(os.cpu_count() or 1, MAX_WORKERS, jobs // 20 + 1)
+    workers = min(os.cpu_count() or 1, 8, jobs // 20 + 1)
     if workers == 1:
         yield map
         return
@@ -136,31 +130,18 @@ def _mapper(jobs: int) -> Iterator[Callable[..., Iterator[tuple[str, str]]]]:
         yield lambda work, items: pool.map(work, items, chunksize=4)
 
 
-def _read_marker(root: Path) -> dict[str, Any] | None:
+def _read_marker(root: Path) -> Any:
     try:
-        marker = json.loads((root / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return json.loads((root / MARKER).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return None
-    return marker if isinstance(marker, dict) else None
-
-
-def _write_marker(root: Path, marker: dict[str, Any]) -> None:
-    root.mkdir(parents=True, exist_ok=True)
-    temporary = root / f"{MARKER}.tmp"
-    temporary.write_text(json.dumps(marker) + "\n", encoding="utf-8")
-    temporary.replace(root / MARKER)
-
-
-def _count(root: Path) -> int:
-    images = sum(len(list((root / folder).rglob("*.*"))) for folder in (*SPLITS, APART))
-    return images if (root / MANIFEST).is_file() else -1
 
 
 def _clear(root: Path, ours: bool) -> None:
     found = [root / name for name in (*SPLITS, APART, MANIFEST) if (root / name).exists()]
     if found and not ours:
-        # Somebody's own data set may have the very same layout: never delete what has no marker.
-        raise DataError(f"{root} holds {found[0].name} but no {MARKER}: not a simulated set; name another folder")
+        # Somebody's own data set may well have this layout: never delete what carries no marker.
+        raise DataError(f"{root}: holds {found[0].name} but no {MARKER} of a simulated set; name another folder")
     for path in found:
         if path.is_dir():
             shutil.rmtree(path)
@@ -171,17 +152,34 @@ def _clear(root: Path, ours: bool) -> None:
 def _make_pair(job: Job) -> tuple[str, str]:
     rng = np.random.default_rng(job.key)
     height, width = (int(side) for side in rng.integers(SIDES[0], SIDES[1] + 1, 2))
-    if rng.random() < 0.3:
-        width = height
     family = str(rng.choice(FAMILIES))
-    coding = draw_coding(rng)
-    exposure = Exposure(rng.uniform(*SHOT), rng.uniform(2e-3, 8e-3), rng.uniform(0.0, 0.3))
-    scene = render(rng, family, height, width)
+    coding = _draw_coding(rng)
+    exposure = Exposure(rng.uniform(2e-3, 3.5e-3), rng.uniform(2e-3, 8e-3), rng.uniform(0, 0.3))
+    scene = render(rng, family, height, height if rng.random() < 0.3 else width)
     camera = _encode(photograph(rng, scene, exposure), coding)
-    image, noise = generate(rng, scene, exposure, job.decoder)
-    job.camera.with_suffix(coding.suffix).write_bytes(camera)
-    job.generator.with_suffix(coding.suffix).write_bytes(_match(rng, image, noise, coding, len(camera)))
+    image, made_up, grain = generate(rng, scene, exposure, job.decoder)
+    # The bytes of a file must not give it away: the generator's noise, its own and then a film-like grain over it, is
+    # turned up until its file is about as large as the camera's.
+    low, high, generated = 0.6, 2.0, b""
+    for _ in range(5):
+        amount = (low + high) / 2
+        pixels = image + np.float32(min(amount, 1)) * made_up + np.float32(max(amount - 1, 0)) * grain
+        generated = _encode(_quantise(pixels), coding)
+        low, high = (amount, high) if len(generated) < len(camera) else (low, amount)
+    job.camera.with_name(job.camera.name + coding.suffix).write_bytes(camera)
+    job.generator.with_name(job.generator.name + coding.suffix).write_bytes(generated)
     return coding.suffix, family
+
+
+def _draw_coding(rng: Rng) -> Coding:
+    choice, jpeg, webp = rng.random(), int(rng.integers(70, 96)), int(rng.integers(75, 96))
+    if choice < 0.5:
+        return Coding("JPEG", ".jpg", {"quality": jpeg, "subsampling": int(rng.choice((0, 2)))})
+    if choice < 0.7:
+        return Coding("PNG", ".png", {"compress_level": 4})
+    if choice < 0.8:
+        return Coding("WEBP", ".webp", {"lossless": True, "quality": 20, "method": 0})
+    return Coding("WEBP", ".webp", {"quality": webp, "method": 2})
 
 
 def _encode(pixels: Bytes, coding: Coding) -> bytes:
@@ -190,271 +188,187 @@ def _encode(pixels: Bytes, coding: Coding) -> bytes:
     return file.getvalue()
 
 
-def _match(rng: Rng, image: Array, noise: Array, coding: Coding, size: int) -> bytes:
-    """Encode a generator's image with as much fine noise as brings the file near `size` bytes."""
-    grain = rng.standard_normal(image.shape, np.float32) * noise
-    low, high = 0.0, MOST_GRAIN
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        encoded = _encode(_quantise(image + np.float32(middle) * grain), coding)
-        low, high = (middle, high) if len(encoded) < size else (low, middle)
-    return encoded
-
-
-def draw_coding(rng: Rng) -> Coding:
-    """Draw a file format: JPEG of quality 70–95, PNG, lossless WebP, or WebP of quality 75–95."""
-    choice = rng.random()
-    if choice < 0.5:
-        quality, chroma = int(rng.integers(70, 96)), int(rng.choice((0, 2)))
-        return Coding("JPEG", ".jpg", {"quality": quality, "subsampling": chroma})
-    if choice < 0.7:
-        return Coding("PNG", ".png", {"compress_level": 6})
-    if choice < 0.8:
-        return Coding("WEBP", ".webp", {"lossless": True, "quality": 30, "method": 1})
-    return Coding("WEBP", ".webp", {"quality": int(rng.integers(75, 96)), "method": 2})
-
-
-# --- scenes
-
-
-def render(rng: Rng, family: str, height: int, width: int) -> Array:
-    """Render a scene of one of FAMILIES: (2·height, 2·width, 3) float32, linear light in [0, 1]."""
+def render(rng: Rng, family: str, height: int, width: int) -> Floats:
+    """Render a scene of one of FAMILIES at twice the picture's size: (2h, 2w, 3) float32, linear light in [0, 1]."""
     shape = (2 * height, 2 * width)
-    v, u = np.mgrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j].astype(np.float32)
+    v, u = np.meshgrid(*(np.linspace(-1, 1, side, dtype=np.float32) for side in shape), indexing="ij")
     kinds = int(rng.integers(5, 14))
     if family == "tiles":
-        labels = _tiles(rng, u, v, kinds)
+        parts = _tiles(rng, u, v, kinds)
     elif family == "clouds":
-        heights = _octaves(rng, shape, rng.uniform(80, 220), 5)
-        labels = np.clip((heights / 5 + 0.5) * kinds, 0, kinds - 1).astype(np.uint8)
+        ground = sum(np.float32(0.5**k) * _smooth_noise(rng, shape, 150 / 2**k) for k in range(5))
+        parts = np.clip((ground / 5 + 0.5) * kinds, 0, kinds - 1).astype(np.uint8)
     else:
-        labels = _drawn(rng, shape, kinds, hills=family == "hills")
-    palette = _palette(rng, kinds)
-    slopes = rng.normal(0, 0.12, (2, kinds)).astype(np.float32)
-    shade = 1 + slopes[0][labels] * u + slopes[1][labels] * v
-    # Each part has a texture of its own strength: some smooth, some rough, coarse and fine.
+        parts = _draw_parts(rng, shape, kinds, hills=family == "hills")
+    shade = 1 + sum(rng.normal(0, 0.12, kinds).astype(np.float32)[parts] * ramp for ramp in (u, v))
+    # Each part has a roughness of its own at each of three scales: most smooth, some rough.
     for cell in (rng.uniform(24, 60), rng.uniform(8, 20), rng.uniform(3, 6)):
-        rough = (ROUGH * rng.random(kinds) ** 3).astype(np.float32)
-        shade += rough[labels] * _field(rng, shape, cell)
-    scene = palette[labels]
-    if family == "clouds":
-        # Soft transitions instead of contour lines in half of the picture's light.
-        soft = _unit(heights)[..., None]
-        scene = 0.4 * scene + 0.6 * (palette[0] * soft + palette[-1] * (1 - soft))
-    scene = scene * np.maximum(shade, 0.02)[..., None]
-    # Automatic exposure and white balance, but for a rest: pictures of one mean, whatever they show.
+        roughness = (0.05 * rng.random(kinds) ** 3).astype(np.float32)
+        shade += roughness[parts] * _smooth_noise(rng, shape, cell)
+    colours = rng.uniform(0.35, 0.75) + rng.uniform(-0.15, 0.15, 3) + rng.uniform(-0.08, 0.08, (kinds, 1))
+    colours = colours + rng.uniform(0.03, 0.08) * rng.uniform(-1, 1, (kinds, 3))
+    palette = (np.clip(colours, 0.1, 1) ** 2.2).astype(np.float32)
+    scene = palette[parts] * np.maximum(shade, np.float32(0.02))[..., None]
+    # Automatic exposure and white balance, so that brightness and cast do not drown what tells the twins apart.
     mean = scene[::4, ::4].mean(axis=(0, 1))
-    return np.clip(scene * (rng.uniform(0.19, 0.23) / mean**0.85 / mean.mean() ** 0.15), 0, 1).astype(np.float32)
+    gains = rng.uniform(0.19, 0.23) / (mean**0.85 * mean.mean() ** 0.15)
+    return np.asarray(np.clip(scene * gains, 0, 1), np.float32)
 
 
-def _palette(rng: Rng, count: int) -> Array:
-    base = rng.uniform(0.35, 0.75) + rng.uniform(-0.15, 0.15, 3)
-    spread = rng.uniform(0.03, PAL)
-    colours = base + spread * rng.uniform(-1, 1, (count, 3)) + rng.uniform(-PAL, PAL, (count, 1))
-    return (np.clip(colours, 0.1, 1.0) ** 2.2).astype(np.float32)
-
-
-def _drawn(rng: Rng, shape: tuple[int, int], kinds: int, hills: bool) -> Bytes:
+def _draw_parts(rng: Rng, shape: tuple[int, int], kinds: int, hills: bool) -> Bytes:
     height, width = shape
     canvas = Image.new("L", (width, height), 0)
     draw = ImageDraw.Draw(canvas)
     for kind in range(1, kinds):
         if hills:
-            ridge = np.cumsum(rng.normal(0, 1, 33)) * height * rng.uniform(0.005, 0.03)
-            ys = ridge - ridge.mean() + height * (0.2 + 0.8 * kind / kinds)
-            xs = np.linspace(-1, width, 33)
-            corners = [(-1.0, height), *zip(xs.tolist(), ys.tolist(), strict=True), (float(width), height)]
-            draw.polygon(corners, fill=kind)
+            ridge = np.cumsum(rng.normal(0, height * rng.uniform(0.005, 0.03), 33))
+            x, y = np.linspace(0, width, 33), ridge - ridge.mean() + height * (0.2 + 0.8 * kind / kinds)
+            draw.polygon([(0, height), *zip(x.tolist(), y.tolist(), strict=True), (width, height)], fill=kind)
             continue
         for _ in range(int(rng.integers(1, 4))):
-            x, y = rng.uniform(0, width), rng.uniform(0, height)
-            a, b = rng.uniform(0.04, 0.3, 2) * height
-            if rng.random() < 0.5:
-                draw.ellipse((x - a, y - b, x + a, y + b), fill=kind)
-            else:
-                turns = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 8))))
-                points = zip((x + a * np.cos(turns)).tolist(), (y + b * np.sin(turns)).tolist(), strict=True)
-                draw.polygon(list(points), fill=kind)
+            middle, radii = rng.uniform(0, shape), rng.uniform(0.04, 0.3, 2) * height
+            corners = int(rng.choice((3, 4, 5, 6, 7, 60)))  # 60: an ellipse, for the eye
+            turns = np.sort(rng.uniform(0, 2 * np.pi, corners)) if corners < 60 else np.linspace(0, 2 * np.pi, 60)
+            y, x = middle[0] + radii[0] * np.sin(turns), middle[1] + radii[1] * np.cos(turns)
+            draw.polygon(list(zip(x.tolist(), y.tolist(), strict=True)), fill=kind)
     return np.asarray(canvas)
 
 
-def _tiles(rng: Rng, u: Array, v: Array, kinds: int) -> Bytes:
-    angle, bend = rng.uniform(0, np.pi), rng.uniform(0, 0.15)
-    warp = _octaves(rng, (u.shape[0], u.shape[1]), 200, 2) * np.float32(bend)
-    x = u * np.float32(np.cos(angle)) + v * np.float32(np.sin(angle)) + warp
-    y = v * np.float32(np.cos(angle)) - u * np.float32(np.sin(angle)) + warp
-    across, along = rng.uniform(2, 6), rng.choice((0.0, rng.uniform(2, 6)))
-    columns, rows = np.floor(x * across).astype(np.int64), np.floor(y * along).astype(np.int64)
-    return ((columns + int(rng.integers(1, kinds)) * rows) % kinds).astype(np.uint8)
+def _tiles(rng: Rng, u: Floats, v: Floats, kinds: int) -> Bytes:
+    angle, across, along = rng.uniform(0, np.pi), rng.uniform(2, 6), rng.choice((0, 1)) * rng.uniform(2, 6)
+    bend = np.float32(rng.uniform(0, 0.15)) * _smooth_noise(rng, (u.shape[0], u.shape[1]), 150)
+    columns = np.floor((np.cos(angle) * u + np.sin(angle) * v + bend) * across).astype(np.int64)
+    rows = np.floor((np.cos(angle) * v - np.sin(angle) * u + bend) * along).astype(np.int64)
+    return np.asarray((columns + int(rng.integers(1, kinds)) * rows) % kinds, np.uint8)
 
 
-def _field(rng: Rng, shape: tuple[int, int], cell: float) -> Array:
-    grid = rng.standard_normal((int(shape[0] / cell) + 2, int(shape[1] / cell) + 2)).astype(np.float32)
-    smooth = Image.fromarray(grid).resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
-    return np.asarray(smooth, np.float32)
+def _smooth_noise(rng: Rng, shape: tuple[int, int], cell: float) -> Floats:
+    grid = rng.standard_normal([int(side / cell) + 2 for side in shape], np.float32)
+    return np.asarray(Image.fromarray(grid).resize(shape[::-1], Image.Resampling.BICUBIC), np.float32)
 
 
-def _octaves(rng: Rng, shape: tuple[int, int], cell: float, count: int) -> Array:
-    return np.sum([_field(rng, shape, cell / 2**k) * np.float32(0.5**k) for k in range(count)], axis=0)
+def photograph(rng: Rng, scene: Floats, exposure: Exposure) -> Bytes:
+    """Photograph a scene (2h, 2w, 3) of linear light: lens, RGGB mosaic, noise, bilinear demosaicing, tone, sharpening.
 
-
-def _unit(values: Array) -> Array:
-    return np.asarray((values - values.min()) / (values.max() - values.min()), np.float32)
-
-
-# --- the camera
-
-
-def photograph(rng: Rng, scene: Array, exposure: Exposure) -> Bytes:
-    """Photograph a scene (2h, 2w, 3) of linear light: lens blur, Bayer mosaic, noise, demosaicing, tone curve.
-
-    Returns (h, w, 3) uint8. The noise is Poisson-Gaussian in its normal approximation (Foi et al. 2008,
-    "Practical Poissonian-Gaussian noise modeling and fitting for single-image raw-data").
+    Returns (h, w, 3) uint8. The noise is Poisson-Gaussian in its normal approximation (Foi et al., "Practical
+    Poissonian-Gaussian noise modeling and fitting for single-image raw-data", 2008).
     """
-    taps = np.exp(-(((np.arange(6) - 2.5) / rng.uniform(1.0, 1.4)) ** 2) / 2)
-    light = _halve(scene, taps / taps.sum())
-    gains = np.array([rng.uniform(1.3, 2.2), 1.0, rng.uniform(1.2, 2.0)], np.float32)
-    masks = np.zeros((*light.shape[:2], 3), np.float32)
-    masks[0::2, 0::2, 0] = masks[0::2, 1::2, 1] = masks[1::2, 0::2, 1] = masks[1::2, 1::2, 2] = 1
-    raw = (light * masks / gains).sum(axis=2)
-    raw = raw + rng.standard_normal(raw.shape, np.float32) * _sigma(raw, exposure)
-    cross = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4
-    tent = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
-    planes = [_filter(raw * masks[..., c], cross if c == 1 else tent) for c in range(3)]
-    shown = _tone(np.stack(planes, axis=2) * gains, exposure)
-    return _quantise(shown + np.float32(SHARP) * (shown - _filter(shown, tent / 4)))
+    lens = np.exp(-(((np.arange(6) - 2.5) / rng.uniform(1.0, 1.4)) ** 2) / 2)
+    light = _halve(scene, lens / lens.sum())
+    gains = np.array((rng.uniform(1.3, 2.2), 1, rng.uniform(1.2, 2.0)), np.float32)
+    mosaic = np.zeros_like(light)
+    mosaic[0::2, 0::2, 0] = mosaic[0::2, 1::2, 1] = mosaic[1::2, 0::2, 1] = mosaic[1::2, 1::2, 2] = 1
+    raw = (light * mosaic / gains).sum(axis=2, keepdims=True)
+    raw = (raw + rng.standard_normal(raw.shape, np.float32) * _sigma(raw, exposure)) * mosaic
+    cross = np.array(((0, 1, 0), (1, 4, 1), (0, 1, 0))) / 4
+    planes = [_filter(raw[..., c : c + 1], cross if c == 1 else TENT) for c in range(3)]
+    shown = _tone(np.concatenate(planes, axis=2) * gains, exposure)
+    return _quantise(2 * shown - _filter(shown, TENT / 4))
 
 
-def _halve(image: Array, taps: npt.NDArray[np.float64]) -> Array:
-    """Filter with an even number of taps and keep every second sample, along both sides."""
-    reach = len(taps) // 2 - 1
-    for axis in (0, 1):
-        pad = [(reach, reach) if i == axis else (0, 0) for i in range(image.ndim)]
-        padded = np.moveaxis(np.pad(image, pad, "edge"), axis, 0)
-        size = image.shape[axis]
-        image = np.moveaxis(sum(np.float32(t) * padded[k : k + size : 2] for k, t in enumerate(taps)), 0, axis)  # type: ignore
-    return image
+def generate(rng: Rng, scene: Floats, exposure: Exposure, decoder: str) -> tuple[Floats, Floats, Floats]:
+    """Make a scene (2h, 2w, 3) of linear light anew, as a generator does: from a coarse grid up, in three doublings.
+
+    The grid is 8 times coarser than the picture. Each doubling, by the layer of one of DECODERS, adds detail: part of
+    the scene's own, in place of what a trained generator has learnt, and noise, which the later doublings spread.
+
+    Returns three float32 arrays (h, w, 3), in which 0 to 1 is black to white: the picture without noise, the noise
+    that came through the decoder, and unspread noise of the camera's strength.
+    """
+    upsample, half, quarter = DECODERS[decoder]
+    light = _halve(scene, np.array((0.2, 0.3, 0.3, 0.2)))
+    height, width = light.shape[:2]
+    light = np.pad(light, ((0, -height % 8), (0, -width % 8), (0, 0)), "edge")
+    sigma = _sigma(light, exposure)
+    spread: Floats = (_tone(light + sigma, exposure) - _tone(light - sigma, exposure)) / np.float32(2)
+    levels, sigmas = [_tone(light, exposure)], [spread]
+    for _ in range(3):
+        levels.append(_halve(levels[-1], np.array((0.5, 0.5))))
+        sigmas.append(_halve(sigmas[-1], np.array((0.5, 0.5))))
+    strength = rng.uniform(0.8, 1.4)
+    both = np.concatenate((levels[3], np.zeros_like(levels[3])), axis=2)
+    for level, amount in ((2, quarter), (1, half), (0, 0.0)):
+        both = upsample(both, strength)
+        both[..., :3] += np.float32(0.6) * (levels[level] - _filter(_spread(levels[level + 1]), TENT))
+        both[..., 3:] += np.float32(amount) * sigmas[level] * rng.standard_normal(levels[level].shape, np.float32)
+    grain: Floats = sigmas[0] * rng.standard_normal(light.shape, np.float32)
+    return both[:height, :width, :3], both[:height, :width, 3:], grain[:height, :width]
 
 
-def _filter(image: Array, kernel: npt.NDArray[np.float64]) -> Array:
-    """Filter (h, w) or (h, w, c) with a 3×3 kernel; "reflect" keeps the mosaic's pattern at the border."""
-    height, width = image.shape[:2]
-    padded = np.pad(image, [(1, 1), (1, 1)] + [(0, 0)] * (image.ndim - 2), "reflect")
-    out = np.zeros_like(image)
-    for i, j in np.ndindex(3, 3):
-        if kernel[i, j]:
-            out += np.float32(kernel[i, j]) * padded[i : i + height, j : j + width]
+def _nearest_conv(image: Floats, strength: float) -> Floats:
+    """Nearest neighbour, then a 3×3 convolution: blocks, softened (Odena et al. 2016 advise it against lattices)."""
+    kernel = 0.06 * strength * (WEIGHTS[0, 0] + WEIGHTS[0, 0, ::-1, ::-1]) / 2
+    kernel[1, 1] += 1
+    return _filter(image.repeat(2, axis=0).repeat(2, axis=1), kernel / kernel.sum())
+
+
+def _transposed_conv(image: Floats, strength: float) -> Floats:
+    """Transposed 3×3 convolution of stride 2: overlaps of 1, 2 and 4 taps, which leave a checkerboard.
+
+    Odena, Dumoulin and Olah, "Deconvolution and checkerboard artifacts", 2016.
+    """
+    kernel = TENT * (1 + 0.05 * strength * WEIGHTS[1, 0])
+    return _filter(_spread(image), kernel * (4 / kernel.sum()))
+
+
+def _pixel_shuffle(image: Floats, strength: float) -> Floats:
+    """Sub-pixel convolution: a 3×3 kernel for each of the four pixels of a cell; they never quite agree.
+
+    Shi et al., "Real-time single image and video super-resolution using an efficient sub-pixel CNN", 2016.
+    """
+    height, width, channels = image.shape
+    halves = np.array(((0.25, 0.75, 0), (0, 0.75, 0.25)))
+    kernels = np.einsum("ai,bj->abij", halves, halves).reshape(4, 3, 3) + 0.015 * strength * WEIGHTS[2]
+    kernels *= 4 / kernels.sum()
+    cells = np.stack([_filter(image, kernel) for kernel in kernels]).reshape(2, 2, height, width, channels)
+    return cells.transpose(2, 0, 3, 1, 4).reshape(2 * height, 2 * width, channels)
+
+
+# Each decoder's upsampling, (h, w, c) to (2h, 2w, c), and its noise at a half and at a quarter of the resolution.
+DECODERS: Final[dict[str, tuple[Callable[[Floats, float], Floats], float, float]]] = {
+    "nearest-conv": (_nearest_conv, 0.4, 1.9),
+    "transposed-conv": (_transposed_conv, 0.6, 3.4),
+    "pixel-shuffle": (_pixel_shuffle, 0.6, 3.0),
+}
+
+
+def _spread(image: Floats) -> Floats:
+    out = np.zeros((2 * image.shape[0], 2 * image.shape[1], image.shape[2]), np.float32)
+    out[::2, ::2] = image
     return out
 
 
-def _sigma(light: Array, exposure: Exposure) -> Array:
-    return np.sqrt(np.float32(exposure.shot) * light + np.float32(exposure.read**2))
+def _halve(image: Floats, taps: Kernel) -> Floats:
+    """Filter (h, w, c) along both sides with an even number of taps, and keep every second pixel."""
+    reach = len(taps) // 2 - 1
+    for _ in range(2):
+        size = image.shape[0]
+        padded = np.pad(image, ((reach, reach), (0, 0), (0, 0)), "edge")
+        image = np.sum([np.float32(tap) * padded[k : k + size : 2] for k, tap in enumerate(taps)], axis=0)
+        image = image.swapaxes(0, 1)
+    return image
 
 
-def _tone(light: Array, exposure: Exposure) -> Array:
-    clipped = np.clip(light, 0, 1)
-    shown = np.where(clipped <= 0.0031308, 12.92 * clipped, 1.055 * clipped ** np.float32(1 / 2.4) - 0.055)
-    curve = shown * shown * (3 - 2 * shown)
-    return np.asarray(shown + np.float32(exposure.contrast) * (curve - shown), np.float32)
+def _filter(image: Floats, kernel: Kernel) -> Floats:
+    """Filter (h, w, c) with a 3×3 kernel; "reflect" carries the mosaic's pattern on beyond the border."""
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), "reflect")
+    out = np.zeros_like(image)
+    for i, j in zip(*np.nonzero(kernel), strict=True):
+        out += np.float32(kernel[i, j]) * padded[i : i + height, j : j + width]
+    return out
 
 
-def _quantise(image: Array) -> Bytes:
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+def _sigma(light: Floats, exposure: Exposure) -> Floats:
+    return np.asarray(np.sqrt(exposure.shot * light + exposure.read**2), np.float32)
 
 
-# --- the generators
+def _tone(light: Floats, exposure: Exposure) -> Floats:
+    """Linear light to shown values in [0, 1]: sRGB's curve (IEC 61966-2-1), then part of an S-curve."""
+    x = np.clip(light, 0, 1)
+    shown = np.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** np.float32(1 / 2.4) - np.float32(0.055))
+    return np.asarray(shown + exposure.contrast * (shown * shown * (3 - 2 * shown) - shown), np.float32)
 
 
-def generate(rng: Rng, scene: Array, exposure: Exposure, decoder: str) -> tuple[Array, Array]:
-    """Make a scene (2h, 2w, 3) of linear light anew, the way a generator would: from a coarse grid upwards.
-
-    The grid, 4 or 8 times coarser than the picture, goes through two or three doublings by the layers of one
-    of DECODERS. Each doubling adds the detail that a trained generator would have learnt: part of the
-    scene's own, and noise, which the later doublings spread. The weights are random, fixed, near the identity.
-    Returns (h, w, 3) uint8.
-    """
-    light = _halve(scene, np.array([0.2, 0.3, 0.3, 0.2]))
-    height, width = light.shape[:2]
-    light = np.pad(light, ((0, -height % 8), (0, -width % 8), (0, 0)), "edge")
-    levels = [_tone(light, exposure)]
-    sigma = _sigma(light, exposure)
-    noise = [(_tone(light + sigma, exposure) - _tone(light - sigma, exposure)) / 2]
-    for _ in range(int(rng.choice(STAGES))):
-        levels.append(_halve(levels[-1], np.array([0.5, 0.5])))
-        noise.append(_halve(noise[-1], np.array([0.5, 0.5])))
-    strength = float(rng.uniform(*STRENGTH))
-    image = levels[-1]
-    for level in range(len(levels) - 2, -1, -1):
-        image = _UPSAMPLE[decoder](image, strength)
-        detail = levels[level] - _bilinear(levels[level + 1])
-        image = image + np.float32(KEEP) * detail
-        if level:
-            grain = rng.standard_normal(image.shape, np.float32) * noise[level]
-            image = image + np.float32(GRAIN[decoder][level]) * grain
-    return image[:height, :width], noise[0][:height, :width]
-
-
-SHARP = 1.0
-STAGES = (3,)
-SHARP = 1.0
-STAGES = (3,)
-MOST_GRAIN = 1.2
-STEPS = 4
-KEEP = 0.6
-STRENGTH = (0.8, 1.4)
-GRAIN = dict(zip(DECODERS, ((0.0, 0.4, 1.6), (0.0, 0.5, 2.8), (0.0, 0.5, 2.5))))
-
-
-def _weights(seed: int, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    return np.random.default_rng((WEIGHTS_SEED, seed)).standard_normal(shape)
-
-
-def _bilinear(image: Array) -> Array:
-    tent = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
-    return _pixel_shuffle_with(image, _phases(np.array([0.25, 0.75])))
-
-
-def _phases(near):
-    rows = np.array([[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]])
-    return np.einsum("ai,bj->abij", rows, rows)
-
-
-def _pixel_shuffle_with(image, kernels):
-    height, width, channels = image.shape
-    out = np.empty((height, 2, width, 2, channels), np.float32)
-    for i, j in np.ndindex(2, 2):
-        out[:, i, :, j] = _filter(image, kernels[i, j])
-    return out.reshape(2 * height, 2 * width, channels)
-
-
-def _nearest_conv(image: Array, strength: float) -> Array:
-    """Nearest + 3x3."""
-    near = np.repeat(np.repeat(image, 2, axis=0), 2, axis=1)
-    kernel = np.zeros((3, 3))
-    kernel[1, 1] = 1
-    kernel = kernel + NEAR * strength * _weights(0, (3, 3))
-    kernel = (kernel + kernel[::-1, ::-1]) / 2
-    return _filter(near, kernel / kernel.sum())
-
-
-def _transposed_conv(image: Array, strength: float) -> Array:
-    """Transposed."""
-    height, width, channels = image.shape
-    tent = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
-    kernel = tent * (1 + OVER * strength * _weights(1, (3, 3)))
-    kernel *= 4 / kernel.sum()
-    spread = np.zeros((2 * height, 2 * width, channels), np.float32)
-    spread[::2, ::2] = image
-    return _filter(spread, kernel[::-1, ::-1])
-
-
-def _pixel_shuffle(image: Array, strength: float) -> Array:
-    kernels = _phases(None) + SHUF * strength * _weights(2, (2, 2, 3, 3))
-    return _pixel_shuffle_with(image, kernels * (4 / kernels.sum()))
-
-
-_UPSAMPLE = {
-    "nearest-conv": _nearest_conv,
-    "transposed-conv": _transposed_conv,
-    "pixel-shuffle": _pixel_shuffle,
-}
+def _quantise(image: Floats) -> Bytes:
+    return np.asarray(np.rint(np.clip(image, 0, 1) * 255), np.uint8)

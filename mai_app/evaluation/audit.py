@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from threadpoolctl import threadpool_limits
 
 from mai_app.data.images import DecodedImage
 
@@ -44,11 +45,13 @@ def format_only_scores(
     trees = HistGradientBoostingClassifier(
         categorical_features=[0], class_weight="balanced", min_samples_leaf=5, max_iter=60, random_state=0
     )
-    if np.bincount(train_labels, minlength=2).min() >= 10:
-        trees.fit(np.asarray(train), train_labels)
-        return np.asarray(trees.predict_proba(np.asarray(judged))[:, 1], dtype=np.float64)
-    if np.bincount(labels, minlength=2).min() >= 10:
-        folds = StratifiedKFold(5, shuffle=True, random_state=0)
-        scores = cross_val_predict(trees, np.asarray(judged), labels, cv=folds, method="predict_proba")
-        return np.asarray(scores[:, 1], dtype=np.float64)
+    # So little work is done before threads have found each other; on a busy machine they would wait for long.
+    with threadpool_limits(1):
+        if np.bincount(train_labels, minlength=2).min() >= 10:
+            trees.fit(np.asarray(train), train_labels)
+            return np.asarray(trees.predict_proba(np.asarray(judged))[:, 1], dtype=np.float64)
+        if np.bincount(labels, minlength=2).min() >= 10:
+            folds = StratifiedKFold(5, shuffle=True, random_state=0)
+            scores = cross_val_predict(trees, np.asarray(judged), labels, cv=folds, method="predict_proba")
+            return np.asarray(scores[:, 1], dtype=np.float64)
     return np.full(len(judged), np.nan)

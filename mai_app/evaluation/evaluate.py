@@ -111,11 +111,8 @@ def _score(
     def read(record: Record) -> tuple[Row, list[Pixels]]:
         return _read(config, record, splits, detector.info.preprocessing)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     progress = tqdm(total=len(done) + len(wanted), initial=len(done), desc="evaluating", unit="image", disable=None)
     with progress, path.open("a", encoding="utf-8") as stream:
-        if not rows:
-            stream.write(json.dumps(header) + "\n")
         for row, inputs in ordered_map(read, wanted, config.workers):
             if inputs:
                 row["logits"] = dict(zip(TIERS, detector.logits(inputs).tolist(), strict=True))
@@ -134,7 +131,8 @@ def _read(
         image = decode_file(config.data / record.file)
     except ImageError as error:
         tqdm.write(f"left out: {error}", file=sys.stderr)
-        return row | {"part": "refused", "reason": error.reason}, []
+        judged = config.split in ("all", record.split) or not record.split
+        return row | {"part": "refused" if judged else "other", "reason": error.reason}, []
     split = assign_split(record.split, pixel_hash(image.pixels), splits) if _undecided(record, splits) else record.split
     judged = config.split in ("all", split)
     if not judged and split != "train":
@@ -151,14 +149,13 @@ def _undecided(record: Record, splits: frozenset[str]) -> bool:
 
 
 def _resume(path: Path, header: dict[str, Any]) -> list[Row]:
-    """The whole rows of an earlier evaluation of the same things, and nothing of any other."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines(keepends=True)
-    whole = [json.loads(line) for line in lines if line.endswith(b"\n")]
-    same = bool(whole) and whole[0] == header
-    write_text(path, "".join(json.dumps(row) + "\n" for row in (whole if same else [])))
-    return whole[1:] if same else []
+    """The whole rows of an earlier evaluation of the same things; leaves a file of the header and these."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    if rows[:1] != [header]:
+        rows = [header]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows[1:]
 
 
 def _figures(detector: Detector, judged: list[Row], train: list[Row]) -> dict[str, Any]:

@@ -34,14 +34,18 @@ CLASS_COLOURS: Final = ("#0072B2", "#D55E00")
 def text_tables(report: Mapping[str, Any]) -> str:
     """The report as plain text, for a terminal of 110 columns."""
     lines = [heading(report), ""]
-    columns = ["avg.prec.", "bal.acc.", "TPR", "FPR", "TPR@5%", "ECE", "unsure", "file alone"]
-    lines.append(f"{'tier':<6}{'AUROC (95 %)':>20}" + "".join(f"{column:>11}" for column in columns))
+    columns = ["avg.prec.", "bal.acc.", "TPR", "FPR", "TPR@5%", "ECE", "unsure", "right", "file only"]
+    lines.append(f"{'tier':<6}{'AUROC (95 %)':>20}" + "".join(f"{column:>10}" for column in columns))
     for tier in TIERS:
         figures = report["tiers"][tier]
         cells = [_number(figures[name]["value"]) for name in list(FIGURES)[1:]]
-        cells += [_percent(figures["unsure"]), _number(figures["format_only_auroc"]["value"])]
-        lines.append(f"{tier:<6}{_interval(figures['auroc']):>20}" + "".join(f"{cell:>11}" for cell in cells))
-    lines.append("file alone: AUROC of a baseline that sees only format, size and JPEG quality of the same files")
+        cells += [_percent(figures["unsure"]), _percent(figures["verdicts_right"])]
+        cells += [_number(figures["format_only_auroc"]["value"])]
+        lines.append(f"{tier:<6}{_interval(figures['auroc']):>20}" + "".join(f"{cell:>10}" for cell in cells))
+    lines.append(
+        "right: share of the verdicts given, authentic or synthetic, that are right; unsure ones are not counted"
+    )
+    lines.append("file only: AUROC of a baseline that sees only format, size and JPEG quality of the same files")
     for column, label, rows in _group_tables(report):
         what = "false positives" if label == 0 else "found"
         lines += ["", f"{CLASSES[label]} images called synthetic ({what}), by {column}"]
@@ -88,6 +92,7 @@ def html_page(report: Mapping[str, Any], curves: Curves) -> str:
         f"<tr><th>{tier}<small>{html.escape(report['tier_words'][tier])}</small></th>"
         + "".join(f"<td>{_interval(report['tiers'][tier][name], html_=True)}</td>" for name in FIGURES)
         + f"<td>{_percent(report['tiers'][tier]['unsure'])}</td>"
+        + f"<td>{_percent(report['tiers'][tier]['verdicts_right'])}</td>"
         + f"<td>{_interval(report['tiers'][tier]['format_only_auroc'], html_=True)}</td></tr>"
         for tier in TIERS
     )
@@ -240,10 +245,12 @@ code {{ overflow-wrap: anywhere }} .note {{ color: var(--dim); max-width: 60rem 
 </style></head><body>
 <h1>{title}</h1><p>{heading}</p>
 <p class="note">AUROC 0.5 is chance. TPR: share of synthetic images called synthetic; FPR: share of authentic images
-called synthetic, both at the threshold. Small figures are 95 % intervals. File alone: the AUROC of a baseline that
-sees only format, size and JPEG quality of the same files, never a pixel; a detector that does not beat it has shown
-nothing. A score is no proof: no verdict of MAI's says that an image is proven authentic.</p>
-<div class="scroll"><table><thead><tr><th>tier</th>{figure_names}<th>unsure</th><th>file alone</th></tr></thead>
+called synthetic, both at the threshold. Verdicts right: of the verdicts authentic and synthetic, unsure ones left out.
+Small figures are 95 % intervals. File only: the AUROC of a baseline that sees only format, size and JPEG quality of the
+same files, never a pixel; a detector that does not beat it has shown nothing. A score is no proof: no verdict of MAI's
+says that an image is proven authentic.</p>
+<div class="scroll"><table><thead><tr><th>tier</th>{figure_names}<th>unsure</th><th>verdicts right</th>
+<th>file only</th></tr></thead>
 <tbody>{tiers}</tbody></table></div>
 <div class="plots">{figures}</div>
 {groups}

@@ -92,11 +92,19 @@ def test_the_table_fits_a_terminal(report_folder: Path) -> None:
     assert sum(line.startswith(TIERS) for line in lines) == 4
 
 
+@pytest.mark.parametrize("rows", [0, 0.5, 20])
 def test_an_interrupted_evaluation_judges_only_what_is_missing(
-    data_set: Path, trained_run: Path, report_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: float,
+    data_set: Path,
+    trained_run: Path,
+    report_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Cut after the header, in the first row, and in the middle of a later one."""
     whole = (report_folder / "scores.jsonl").read_bytes()
-    cut = whole[: len(whole) // 2]
+    lines = whole.splitlines(keepends=True)
+    cut = b"".join(lines[: int(rows) + 1]) + (lines[int(rows) + 1][:50] if rows else b"")
     (tmp_path / "scores.jsonl").write_bytes(cut)
     decoded = []
     from mai_app.data import images  # noqa: PLC0415
