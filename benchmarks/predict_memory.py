@@ -34,13 +34,14 @@ def main() -> int:
 
 
 def _links(folder: Path, count: int) -> Path:
-    folder.mkdir()
-    image = folder.parent / "image.jpg"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(image)
-    for i in range(count):
-        part = folder / f"{i // 1000:04}"
-        part.mkdir(exist_ok=True)
-        (part / f"{i:06}.jpg").hardlink_to(image)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    for start in range(0, count, FEW):
+        # A file system allows only so many links to one file: each folder has a file of its own.
+        part = folder / f"{start:06}"
+        part.mkdir(parents=True)
+        image.save(part / "0.jpg")
+        for i in range(1, min(FEW, count - start)):
+            (part / f"{i}.jpg").hardlink_to(part / "0.jpg")
     return folder
 
 

@@ -3,12 +3,9 @@
 import io
 import json
 import math
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +28,7 @@ from mai_app.errors import DataError, RunError
 from mai_app.evaluation.calibrate import balanced_loss, calibrate
 from mai_app.evaluation.metrics import auroc
 from mai_app.model import MODELS
+from mai_app.stopping import stop_signals
 
 LAST: Final = "last.pt"
 MAY_CHANGE: Final = (
@@ -123,7 +121,7 @@ def _run(
         write_bytes(run / LAST, buffer.getvalue())
         on_save()
 
-    with _stop_signals() as stopped:
+    with stop_signals() as stopped:
         while epoch < config.epochs:
             started = saved = time.monotonic()
             first_step = step
@@ -325,27 +323,3 @@ def _learning_rate(config: TrainConfig, step: int, steps: int) -> float:
     if step < warm_up:
         return config.learning_rate * (step + 1) / warm_up
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a question that the loop asks between two steps; a second signal ends at once.
-
-    Only a process's main thread may do so; elsewhere the signals do what they always do.
-    """
-    seen: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-
-    def note(number: int, _frame: object) -> None:
-        seen.append(number)
-        if len(seen) > 1:
-            raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 # Every module may import from the ranks before its own, and from its own.
 RANKS = [
-    {"config", "errors", "atomic"},
+    {"config", "errors", "atomic", "stopping"},
     {"data", "model"},
     {"device", "checkpoint", "prediction"},
     {"evaluation.metrics", "evaluation.calibrate", "evaluation.audit", "evaluation.report"},

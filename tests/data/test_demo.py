@@ -15,15 +15,14 @@ from mai_app.data.demo import (
     APART,
     APART_PAIRS,
     DECODERS,
-    FAMILIES,
     MANIFEST,
     MARKER,
     Exposure,
     generate,
     make_demo,
     photograph,
-    render,
 )
+from mai_app.data.scenes import FAMILIES, render
 from mai_app.errors import DataError
 
 SCENES = 4
