@@ -28,7 +28,7 @@ GPU = ["L4", "A10", "T4"]  # the first that is free
 
 VOLUME = PurePosixPath("/mai")  # data sets, prepared sets and runs, in folders of these names
 DATA, PREPARED, RUNS = VOLUME / "data", VOLUME / "prepared", VOLUME / "runs"
-DEMO = "demo"  # name of the simulated data set
+DEMO = "simulated-demo"  # name of the simulated data set, also where a folder here has it
 BATCH_BYTES = 32 * 2**20  # of files sent in one call
 
 app = modal.App("mai")
@@ -180,7 +180,9 @@ def _settings(config: Config, *not_there: str) -> dict[str, Any]:
 
 def _data_on_volume(data: Path) -> str:
     """Name of a data set on the Volume: a folder that is here is brought there first."""
-    if data.is_dir():
+    if str(data) == DEMO:
+        make_demo_data.remote(DemoConfig.scenes, DemoConfig.seed)
+    elif data.is_dir():
         name = data.resolve().name
         print(
             f"bringing {data} to data/{name} on the Volume (what is there already is not sent again)", file=sys.stderr
@@ -188,6 +190,4 @@ def _data_on_volume(data: Path) -> str:
         with volume.batch_upload(force=True) as batch:
             batch.put_directory(data, str(PurePosixPath("/data") / name))
         return name
-    if str(data) == DEMO:
-        make_demo_data.remote(DemoConfig.scenes, DemoConfig.seed)
     return str(data)

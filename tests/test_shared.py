@@ -50,10 +50,10 @@ def test_every_development_image_decodes_and_trains(tmp_path: Path, mai: Run) ->
 
 
 def test_modal_run_with_no_arguments_trains_on_the_volume(tmp_path: Path) -> None:
-    done = on_modal("modal run modal_app.py && modal volume ls mai runs/demo-baseline-resize", tmp_path)
+    done = on_modal("modal run modal_app.py && modal volume ls mai runs/simulated-demo-baseline-resize", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "done: run demo-baseline-resize on the Volume" in done.stdout
-    assert "runs/demo-baseline-resize/best.safetensors" in done.stdout
+    assert "done: run simulated-demo-baseline-resize on the Volume" in done.stdout
+    assert "runs/simulated-demo-baseline-resize/best.safetensors" in done.stdout
 
 
 def test_one_command_line_two_places(tmp_path: Path, mai: Run) -> None:
