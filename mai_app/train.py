@@ -101,8 +101,6 @@ def _run(
         epoch, step, loss_sum, best = state["epoch"], state["step"], state["loss_sum"], state["best"]
         precision = state["precision"]
         say(f"carrying on at epoch {epoch + 1}, step {step}" if epoch < config.epochs else f"{epoch} epochs are done")
-    elif (run / BEST).exists():
-        raise RunError(f"{run}: has a model but no {LAST} to carry on from; choose another --name")
     _keep_metrics(run / "metrics.jsonl", before=epoch + 1)
 
     def save() -> None:

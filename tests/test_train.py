@@ -148,6 +148,16 @@ def test_stopped_after_any_save_it_carries_on_to_the_same_end(data_set: Path, tm
         ]
 
 
+def test_killed_before_the_first_state_was_saved_it_starts_over(data_set: Path, tmp_path: Path) -> None:
+    config = replace(small(data_set, tmp_path), epochs=1)
+    run = train(config)
+    first = (run / "best.safetensors").read_bytes()
+    (run / "last.pt").unlink()  # as if killed between the first best and the first last
+    train(config)
+    assert (run / "best.safetensors").read_bytes() == first
+    assert len(metrics(run)) == 1
+
+
 def test_a_finished_run_goes_on_when_asked_for_more(data_set: Path, tmp_path: Path) -> None:
     config = small(data_set, tmp_path)
     run = train(config)
