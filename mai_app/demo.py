@@ -34,7 +34,7 @@ def demo(config: DemoConfig) -> None:
             prepared=config.out / "prepared",
         )
     )
-    report = evaluate(EvaluateConfig(data=data, model=str(run), runs=runs))
+    report = evaluate(EvaluateConfig(data=data, model=str(run), runs=runs), note=WARNING)
     sys.stdout.write(text_tables(report) + "\n\nFiles kept apart from training, as `mai predict` judges them:\n")
     apart = find_images([str(data / "apart")])
     for _ in write_rows(load(run).predict(apart), "table", sys.stdout):

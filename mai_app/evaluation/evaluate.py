@@ -40,8 +40,10 @@ GROUPS: Final = (("kind", 0), ("source", 0), ("generator", 1), ("source", 1))
 Row = dict[str, Any]
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+def evaluate(config: EvaluateConfig, note: str = "") -> dict[str, Any]:
     """Measure a checkpoint on a data set and return the report, which is also written to the report's folder.
+
+    A `note` on the data stands at the head of the report.
 
     Raises CheckpointError and DataError for what can't be measured. Plain numbers, strings, lists and dicts only.
     """
@@ -73,6 +75,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         )
     report = {
         "mai_version": __version__,
+        "note": note,
         "model": detector.info.model,
         "version": detector.checkpoint.version,
         "checkpoint": str(path),

@@ -68,6 +68,7 @@ def heading(report: Mapping[str, Any]) -> str:
         f"Threshold {calibration['threshold']:.3f}, unsure from {calibration['unsure_low']:.3f} to "
         f"{calibration['unsure_high']:.3f}, fixed beforehand on {calibration['authentic_images']} authentic and "
         f"{calibration['synthetic_images']} synthetic validation images."
+        + (f"\n{report['note']}" if report["note"] else "")
     )
 
 
