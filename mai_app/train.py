@@ -100,7 +100,10 @@ def _run(
         torch.set_rng_state(state["rng"])
         epoch, step, loss_sum, best = state["epoch"], state["step"], state["loss_sum"], state["best"]
         precision = state["precision"]
-        say(f"carrying on at epoch {epoch + 1}, step {step}" if epoch < config.epochs else f"all epochs ({epoch}) are done")
+        if epoch < config.epochs:
+            say(f"carrying on at epoch {epoch + 1}, step {step}")
+        else:
+            say(f"all epochs ({epoch}) are done")
     _keep_metrics(run / "metrics.jsonl", before=epoch + 1)
 
     def save() -> None:
