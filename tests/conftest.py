@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+
+from mai_app.config import TrainConfig
 
 Pixels = npt.NDArray[np.uint8]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -37,6 +40,21 @@ def write_data_set(root: Path, train: int = 32, val: int = 16, test: int = 16, s
     return root
 
 
+def small(data: Path, folder: Path) -> TrainConfig:
+    """Settings of a short run on a small data set, the same on every machine."""
+    return TrainConfig(
+        data=data,
+        name="r",
+        epochs=2,
+        batch_size=16,
+        learning_rate=3e-4,
+        device="cpu",
+        precision="float32",
+        runs=folder / "runs",
+        prepared=folder / "prepared",
+    )
+
+
 @pytest.fixture(scope="session")
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set that the baseline learns; for reading only."""
@@ -46,23 +64,9 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained_run(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run on `data_set`; for reading only."""
-    from mai_app.config import TrainConfig  # noqa: PLC0415
-    from mai_app.train import train  # noqa: PLC0415
+    from mai_app.train import train  # noqa: PLC0415 - torch, which most tests do not need
 
-    folder = tmp_path_factory.mktemp("trained")
-    return train(
-        TrainConfig(
-            data=data_set,
-            name="small",
-            epochs=3,
-            batch_size=16,
-            learning_rate=3e-4,
-            device="cpu",
-            precision="float32",
-            runs=folder / "runs",
-            prepared=folder / "prepared",
-        )
-    )
+    return train(replace(small(data_set, tmp_path_factory.mktemp("trained")), name="small", epochs=3))
 
 
 @pytest.fixture

@@ -33,7 +33,8 @@ from mai_app.evaluation.report import html_page
 from mai_app.predict import Detector
 
 TRAIN_FILES: Final = 1000
-"""Files of the train part, drawn evenly, that the format-only baseline is fitted on."""
+"""Where the train part has twice as many files or more, the format-only baseline is fitted on every k-th of them: at
+least this many, under twice as many."""
 GROUPS: Final = (("kind", 0), ("source", 0), ("generator", 1), ("source", 1))
 """Groups that are counted apart: by which column, in which class."""
 
