@@ -18,7 +18,8 @@ from PIL import Image
 
 from mai_app.config import InputMode, Preprocessing
 from mai_app.data.dataset import Batch, TrainingImages, draw_epoch, training_batches
-from mai_app.data.prepare import PreparedSet, prepare
+from mai_app.data.prepare import prepare
+from mai_app.data.prepared import PreparedSet
 from mai_app.device import choose_device, choose_precision, describe_device
 from mai_app.model import MaiCNN
 from mai_app.train import take_step
@@ -45,8 +46,7 @@ def _ratio(prepared: PreparedSet, mode: InputMode) -> float:
     torch.manual_seed(0)
     network = MaiCNN().to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.RMSprop(network.parameters(), lr=1e-4)
-    labels = np.array([image.label for image in prepared.images])
-    sources = [image.source for image in prepared.images]
+    labels, sources = prepared.labels, prepared.sources
 
     def seconds(batches: Iterable[Batch]) -> float:
         started = time.perf_counter()

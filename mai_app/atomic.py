@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -58,7 +58,8 @@ def locked(folder: Path, wait: bool) -> Iterator[None]:
         yield
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's list of names to the disk: what was renamed in it stays renamed."""
     if os.name == "nt":  # Windows can't open folders
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -9,11 +9,19 @@ from typing import IO, Annotated, Any, Final
 import tyro
 
 from mai_app import __version__
-from mai_app.config import TEST_IMAGES, DemoConfig, EvaluateConfig, PredictConfig, TrainConfig
+from mai_app.config import (
+    TEST_IMAGES,
+    AuditConfig,
+    DemoConfig,
+    EvaluateConfig,
+    PredictConfig,
+    PrepareConfig,
+    TrainConfig,
+)
 from mai_app.errors import MaiError
 from mai_app.prediction import Format, Prediction, write_rows
 
-Config = TrainConfig | EvaluateConfig | PredictConfig | DemoConfig
+Config = PrepareConfig | AuditConfig | TrainConfig | EvaluateConfig | PredictConfig | DemoConfig
 
 DESCRIPTION: Final = (
     "MAI, the Multilayer Authenticity Identifier: tells synthetic (AI-made) images from authentic ones. "
@@ -21,7 +29,9 @@ DESCRIPTION: Final = (
 )
 
 _Command = (
-    Annotated[TrainConfig, tyro.conf.subcommand("train")]
+    Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]
+    | Annotated[AuditConfig, tyro.conf.subcommand("audit")]
+    | Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
     | Annotated[PredictConfig, tyro.conf.subcommand("predict")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
@@ -72,6 +82,16 @@ def run(config: Config, work: Callable[[Config], int]) -> int:
 def run_here(config: Config) -> int:
     """Do a command's work on this machine; returns the exit code."""
     # torch takes seconds to import: not for --help.
+    if isinstance(config, PrepareConfig):
+        from mai_app.data.prepare import prepare_sources  # noqa: PLC0415
+        from mai_app.data.summary import source_table, summary  # noqa: PLC0415
+
+        if config.list:
+            print(source_table())
+            return 0
+        made = prepare_sources(config)
+        print(f"{summary(made)}\nNext: mai audit {made.folder}; mai train --data {made.folder}")
+        return 1 if made.facts["missing"] else 0
     if isinstance(config, TrainConfig):
         from mai_app.train import train  # noqa: PLC0415
 

@@ -46,7 +46,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Splitting:
-    """How a data set without split folders is divided, by a seeded hash of each image's pixels."""
+    """How a data set without split folders is divided, by a seeded hash of each group of duplicates."""
 
     seed: int = 0
     val: float = 0.1
@@ -57,6 +57,10 @@ SPLITTING = Splitting()
 
 PREPARED_WINDOW = 256
 """Largest side, in pixels, of the native-size window that a prepared set keeps of an image."""
+NEAR_DUPLICATE_BITS = 4
+"""Images whose 64-bit perceptual hashes differ in at most so many bits are near duplicates (docs/decisions.md)."""
+AUDIT_LIMIT = 0.6
+"""`mai audit --strict` fails where the files alone tell the classes apart with a higher AUROC."""
 
 FPR_CEILING = 0.05
 """The decision threshold lets at most this share of the authentic validation images be called synthetic."""
@@ -72,11 +76,60 @@ TEST_IMAGES = "test_images"
 
 
 @dataclass(frozen=True)
+class PrepareConfig:
+    """Make a training set from the Hub's data sets, or your own: downloaded, grouped, split, stored without loss.
+
+    The same command carries on where it was stopped. Exit code 0: all sources are in it, 1: some could not be had.
+    """
+
+    source: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A row of --list, owner/name[@revision] of the Hub, or a folder here; once for each. Default: all rows."""
+    label: tyro.conf.UseAppendAction[tuple[Literal["authentic", "synthetic"], ...]] = ()
+    """Label of sources of your own: one for all of them, or one for each. Default: a folder's class folders."""
+    files: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Pattern of the zip or parquet files to take from your own Hub data sets. Default: all, from the main branch."""
+    list: bool = False
+    """Show the table of sources, and make nothing."""
+    name: str = "six"
+    """Name of the prepared set, a folder below --prepared."""
+    parts: int | None = None
+    """Remote files a source at most, drawn by the seed. Default: the row's."""
+    cap: int | None = None
+    """Images a source at most, drawn by the seed, shared evenly by its files. Default: the row's."""
+    require: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A source without which nothing is made; once for each."""
+    seed: int = 0
+    """Seed of all draws and of the split."""
+    jobs: int = 2
+    """Remote files worked on at a time."""
+    retry_seconds: float = 2.0
+    """First pause before a failed download is tried again; it doubles five times."""
+    prepared: Path = PREPARED
+    """Where the prepared sets are."""
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """Measure what the files alone give away: format, size, JPEG quality; and what is twice or unreadable."""
+
+    data: Annotated[Path, tyro.conf.Positional]
+    """Data set: a folder laid out by class, or a prepared set."""
+    strict: bool = False
+    """Exit code 3 if the files alone tell the classes apart with an AUROC over --limit."""
+    limit: float = AUDIT_LIMIT
+    """AUROC allowed by --strict."""
+    out: Path | None = None
+    """Folder of the report. Default: audit/, in the prepared set."""
+    prepared: Path = PREPARED
+    """Where decoded images are kept; training uses them too."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Train a detector on a folder of images. The same command carries on a run that was stopped."""
 
     data: Path
-    """Data set: {train,val,test}/{authentic,synthetic}/…, or just the two class folders."""
+    """Data set: {train,val,test}/{authentic,synthetic}/…, or just the two class folders; or a prepared set."""
     name: str = ""
     """Name of the run, a folder below --runs. Default: DATA-MODEL-INPUT."""
     model: ModelName = "baseline"
@@ -114,7 +167,7 @@ class EvaluateConfig:
     """Measure a checkpoint on a data set: whole, per source, generator and kind, in four tiers of damage."""
 
     data: Path
-    """Data set, laid out as for training."""
+    """Data set, as for training."""
     model: str = ""
     """Checkpoint file, run folder or run's name. Default: the run trained last."""
     split: Literal["train", "val", "test", "all"] = "test"
@@ -124,9 +177,11 @@ class EvaluateConfig:
     device: str = "auto"
     """auto, cpu, cuda, …"""
     workers: int = 2
-    """Processes that decode and degrade."""
+    """Threads that decode and degrade."""
     runs: Path = RUNS
     """Where the runs are."""
+    prepared: Path = PREPARED
+    """Where decoded images are kept: they say which images are test images where no folder says it."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from mai_app.evaluation.evaluate import evaluate
 from mai_app.evaluation.report import text_tables
 from mai_app.predict import load
 from mai_app.prediction import write_rows
-from mai_app.train import say, train
+from mai_app.progress import say
+from mai_app.train import train
 
 WARNING = (
     "These images are simulated: rendered scenes that passed once through a simulated camera and once through a "

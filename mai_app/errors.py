@@ -2,6 +2,7 @@
 
 MaiError
 ├── DataError         a data set that can't be trained or evaluated on
+│   └── SourceError   a remote data set, or one of its files, that can't be had; the others go on
 ├── ImageError        one file that can't be judged; the rest of a batch goes on
 ├── CheckpointError   a checkpoint that is missing, damaged, or from another model
 └── RunError          a training run that can't start, or can't carry on as asked
@@ -14,6 +15,10 @@ class MaiError(Exception):
 
 class DataError(MaiError):
     """A folder or a prepared set that can't serve as a data set."""
+
+
+class SourceError(DataError):
+    """A remote data set, or one of its files, that can't be had."""
 
 
 class ImageError(MaiError):

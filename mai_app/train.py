@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,12 +21,14 @@ from mai_app.atomic import locked, write_bytes, write_text
 from mai_app.checkpoint import BEST, CheckpointInfo, save_checkpoint
 from mai_app.config import Preprocessing, TrainConfig
 from mai_app.data.dataset import TrainingImages, draw_epoch, to_floats, training_batches, validation_batches
-from mai_app.data.prepare import PreparedSet, prepare
+from mai_app.data.prepare import prepare
+from mai_app.data.prepared import PreparedSet
 from mai_app.device import choose_device, choose_precision, describe_device
 from mai_app.errors import DataError, RunError
 from mai_app.evaluation.calibrate import balanced_loss, calibrate
 from mai_app.evaluation.metrics import auroc
 from mai_app.model import MODELS
+from mai_app.progress import say
 from mai_app.stopping import stop_signals
 
 LAST: Final = "last.pt"
@@ -83,8 +84,7 @@ def _run(
     on_save: Callable[[], None],
 ) -> None:
     training, validation = _rows(config, prepared)
-    labels = np.array([image.label for image in prepared.images])
-    sources = [image.source for image in prepared.images]
+    labels, sources = prepared.labels, prepared.sources
     preprocessing = Preprocessing(input=config.input)
     _check_settings(config, run, prepared.fingerprint, precision)
 
@@ -242,16 +242,11 @@ def predict_logits(
     return np.concatenate(parts)
 
 
-def say(text: str) -> None:
-    """One line to standard error, above a progress bar if there is one."""
-    tqdm.write(text, file=sys.stderr)
-
-
 def _rows(config: TrainConfig, prepared: PreparedSet) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     parts = []
     for split in ("train", "val"):
-        rows = np.array([i for i, image in enumerate(prepared.images) if image.split == split], dtype=np.int64)
-        counts = np.bincount([prepared.images[row].label for row in rows], minlength=2)
+        rows = prepared.rows(split)
+        counts = np.bincount(prepared.labels[rows], minlength=2)
         if not counts.all():
             raise DataError(
                 f"{config.data}: its {split} part holds {counts[0]} authentic and {counts[1]} synthetic images; "

@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[1]
 
 # Every module may import from the ranks before its own, and from its own.
 RANKS = [
-    {"config", "errors", "atomic", "stopping"},
+    {"config", "errors", "atomic", "stopping", "progress"},
     {"data", "model"},
     {"device", "checkpoint", "prediction"},
-    {"evaluation.metrics", "evaluation.calibrate", "evaluation.audit", "evaluation.report"},
+    {"evaluation.metrics", "evaluation.calibrate", "evaluation.audit", "evaluation.audit_page", "evaluation.report"},
     {"train", "predict"},
     {"evaluation.evaluate"},
     {"demo"},

@@ -19,7 +19,7 @@ def test_training_and_prediction_see_the_same_pixels(data_set: Path, tmp_path: P
     preprocessing = Preprocessing(input="resize")
     batch, _ = TrainingImages(prepared, preprocessing, seed=0, epoch=0).__getitems__([(4, 0), (99, 1)])
     for row, pixels in zip((4, 99), batch.numpy(), strict=True):
-        decoded = decode_file(data_set / prepared.images[row].file).pixels
+        decoded = decode_file(data_set / prepared.file(row)).pixels
         np.testing.assert_array_equal(to_inputs(decoded, preprocessing), pixels[None])
 
 
@@ -29,7 +29,7 @@ def test_validation_and_prediction_see_the_same_pixels(data_set: Path, tmp_path:
     prepared = prepare(data_set, tmp_path)
     ((pixels, _),) = validation_batches(prepared, np.array([4, 99]), Preprocessing(input=mode), batch_size=8)
     for row, validated in zip((4, 99), pixels.numpy(), strict=True):
-        decoded = decode_file(data_set / prepared.images[row].file).pixels
+        decoded = decode_file(data_set / prepared.file(row)).pixels
         np.testing.assert_array_equal(to_inputs(decoded, Preprocessing(input=mode))[0], validated)
 
 
@@ -39,7 +39,7 @@ def test_validation_and_prediction_give_the_same_logits(data_set: Path, trained_
     preprocessing = detector.info.preprocessing
     rows = np.arange(0, 128, 9)
     validated = predict_logits(detector.checkpoint.network, prepared, rows, preprocessing, 16, detector.device)
-    files = [data_set / prepared.images[row].file for row in rows]
+    files = [data_set / prepared.file(row) for row in rows]
     inputs = [to_inputs(decode_file(path).pixels, preprocessing) for path in files]
     np.testing.assert_allclose(detector.logits(inputs), validated, atol=1e-5)
     scores = [prediction.p_synthetic for prediction in detector.predict(files)]

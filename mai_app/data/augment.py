@@ -1,12 +1,15 @@
-"""Damage that images meet on their way through the web: the tiers in which a detector is measured."""
+"""Damage that images meet on their way through the web: tiers to measure a detector in, random damage to train it."""
 
+import io
 from typing import Final
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
+from PIL import Image, ImageFilter
 
 from mai_app.config import Tier
 from mai_app.data.images import DecodedImage, Pixels, decode, encode_jpeg
+from mai_app.data.inputs import mirrored, random_window
 
 TIER_SETTINGS: Final[dict[Tier, tuple[int | None, int]]] = {
     "q90": (None, 90),
@@ -20,6 +23,42 @@ TIER_WORDS: Final[dict[Tier, str]] = {
     "web": "longest side ≤ 768, JPEG 60",
     "hard": "longest side ≤ 512, JPEG 40",
 }
+
+GRID: Final = 8
+"""Pixels a side of a JPEG block: cutting 0 to GRID - 1 of them off moves the blocks' edges anywhere."""
+UNKNOWN_QUALITIES: Final = (75, 95)
+"""JPEG quality, from and to, both included: what a lossless file gets if the training set has no JPEG to draw from."""
+FULL_CHROMA: Final = 0.12
+"""Share of the JPEGs saved with whole colour planes, 4:4:4, as among the authentic JPEGs of the development set (141 of
+1,131); the others have halved ones, 4:2:0. It must be near the share among the training set's files: a probe reads the
+difference."""
+RESCALE: Final = 0.5
+"""Share of the crops that are rescaled."""
+SCALES: Final = (0.6, 1.3)
+"""Factor of the rescaling, log-uniform from and to; the lower end rises where the crop would not hold its size."""
+FILTERS: Final = (
+    Image.Resampling.BILINEAR,
+    Image.Resampling.HAMMING,
+    Image.Resampling.BICUBIC,
+    Image.Resampling.LANCZOS,
+)
+"""Filters of the rescaling, equally often."""
+BLUR: Final = 0.12
+"""Share of the images that are blurred."""
+BLURS: Final = (0.3, 1.0)
+"""Standard deviation of the blur in pixels, uniform from and to."""
+NOISE: Final = 0.12
+"""Share of the images that get Gaussian noise."""
+NOISES: Final = (1.0, 4.0)
+"""Standard deviation of the noise in levels of 255, uniform from and to."""
+RECOMPRESS: Final = 0.7
+"""Share of the images that are saved with loss once more."""
+WEBP: Final = 0.2
+"""Share of WebP among those; the others are JPEG."""
+QUALITIES: Final = (40, 95)
+"""JPEG and WebP quality of that, uniform from and to, both included."""
+STRETCH_SIDES: Final = (0.6, 1.0)
+"""Width and height of the part of a stretched image, each uniform from and to, as a share of the whole."""
 
 
 def degrade(image: DecodedImage, tier: Tier) -> DecodedImage:
@@ -41,3 +80,105 @@ def shrink(pixels: Pixels, longest: int | None) -> Pixels:
     scale = longest / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+
+
+def training_crop(
+    window: Pixels, lossy: bool, qualities: npt.NDArray[np.int64], size: int, rng: np.random.Generator
+) -> Pixels:
+    """(≤ 256, ≤ 256, 3) native window to a new (size, size, 3) uint8 crop whose stored file can't be told any more.
+
+    Real photographs come as JPEG and synthetic images as PNG, and detectors learn that (Grommelt et al. 2024, "Fake
+    or JPEG?"). So what never had a JPEG generation (not `lossy`) gets one, at a quality drawn from `qualities` (n,),
+    those of the training set's lossy files. Everything after that is drawn alike whatever the file was: rescaling,
+    blur, noise, and mostly a further generation, for blur and JPEG in training are what makes a detector hold on
+    images from the web (Wang et al. 2020, "CNN-generated images are surprisingly easy to spot… for now").
+    `rng` alone decides; the crop is mirrored where the image is too small, and flipped left to right half the time.
+    """
+    # Cut before and after the lossless file's JPEG, so that its blocks lie anywhere on what the picture was made of and
+    # anywhere in the crop; the lossy file is cut as often, or where the mirroring begins would tell them apart.
+    pixels = _cut(window, rng)
+    if not lossy:
+        pixels = _as_jpeg(pixels, _drawn_quality(qualities, rng), rng)
+    pixels = _cut(pixels, rng)
+    # What the last step can't need is dropped here: the steps between cost by the pixel.
+    room = size + GRID - 1
+    pixels = _rescaled(pixels, room, rng) if rng.random() < RESCALE else random_window(pixels, room, rng)
+    pixels = _worn(pixels, rng)
+    return _flipped(random_window(mirrored(pixels, size), size, rng), rng)
+
+
+def training_stretch(stretched: Pixels, rng: np.random.Generator) -> Pixels:
+    """A whole image stretched to (n, n, 3) uint8, to a new one of that shape: a random part of it, stretched again.
+
+    Width and height of the part are drawn apart from each other, so that how strongly the picture is stretched no
+    longer tells the proportions of the file (synthetic images are mostly square); then flip, blur, noise and
+    recompression as in training_crop. The first JPEG generation's traces did not survive the first stretch.
+    """
+    height, width = stretched.shape[:2]
+    part_width, part_height = width * rng.uniform(*STRETCH_SIDES), height * rng.uniform(*STRETCH_SIDES)
+    x, y = rng.uniform(0, width - part_width), rng.uniform(0, height - part_height)
+    box = (x, y, x + part_width, y + part_height)
+    part = Image.fromarray(stretched).resize((width, height), Image.Resampling.BILINEAR, box)
+    return _flipped(_worn(np.asarray(part), rng), rng)
+
+
+def _cut(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    """Without 0 to 7 rows at the top and columns at the left; at least a pixel stays."""
+    y, x = rng.integers(0, GRID, 2).tolist()
+    return pixels[min(y, pixels.shape[0] - 1) :, min(x, pixels.shape[1] - 1) :]
+
+
+def _drawn_quality(qualities: npt.NDArray[np.int64], rng: np.random.Generator) -> int:
+    if not len(qualities):
+        return int(rng.integers(*UNKNOWN_QUALITIES, endpoint=True))
+    return int(qualities[rng.integers(len(qualities))])
+
+
+def _rescaled(pixels: Pixels, room: int, rng: np.random.Generator) -> Pixels:
+    """A random part rescaled by a random factor and filter to (≤ room, ≤ room, 3)."""
+    height, width = pixels.shape[:2]
+    lowest = max(SCALES[0], min(1.0, room / min(height, width)))
+    scale = float(np.exp(rng.uniform(np.log(lowest), np.log(SCALES[1]))))
+    resampling = FILTERS[rng.integers(len(FILTERS))]
+    new_height, new_width = (min(room, max(1, round(side * scale))) for side in (height, width))
+    # Only the part that is needed is computed; its corner lies between pixels, as it would in a larger image.
+    part_height, part_width = min(height, new_height / scale), min(width, new_width / scale)
+    y, x = rng.uniform(0, height - part_height), rng.uniform(0, width - part_width)
+    box = (x, y, min(width, x + part_width), min(height, y + part_height))
+    return np.asarray(Image.fromarray(pixels).resize((new_width, new_height), resampling, box))
+
+
+def _worn(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    """Perhaps blurred, perhaps noisy, mostly saved with loss and read again."""
+    if rng.random() < BLUR:
+        blur = ImageFilter.GaussianBlur(rng.uniform(*BLURS))
+        pixels = np.asarray(Image.fromarray(pixels).filter(blur))
+    if rng.random() < NOISE:
+        noise = rng.standard_normal(pixels.shape, np.float32) * np.float32(rng.uniform(*NOISES))
+        pixels = np.rint(pixels + noise).clip(0, 255).astype(np.uint8)
+    if rng.random() < RECOMPRESS:
+        webp = rng.random() < WEBP
+        quality = int(rng.integers(*QUALITIES, endpoint=True))
+        pixels = _as_webp(pixels, quality) if webp else _as_jpeg(pixels, quality, rng)
+    return pixels
+
+
+def _as_jpeg(pixels: Pixels, quality: int, rng: np.random.Generator) -> Pixels:
+    """Saved as JPEG, 4:4:4 or 4:2:0 by chance, and read again."""
+    if rng.random() >= FULL_CHROMA:
+        return decode(encode_jpeg(pixels, quality), "training image").pixels
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling="4:4:4")
+    return decode(buffer.getvalue(), "training image").pixels
+
+
+def _as_webp(pixels: Pixels, quality: int) -> Pixels:
+    buffer = io.BytesIO()
+    # Method 0 searches least: a third of the time of the usual 4, with the same transform.
+    Image.fromarray(pixels).save(buffer, "WEBP", quality=quality, method=0)
+    return decode(buffer.getvalue(), "training image").pixels
+
+
+def _flipped(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    """Left to right half the time; always a copy, since a window may be a view of a file that must not change."""
+    return np.array(pixels[:, ::-1] if rng.random() < 0.5 else pixels)

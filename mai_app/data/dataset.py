@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from mai_app.config import Preprocessing
 from mai_app.data.images import Pixels
 from mai_app.data.inputs import mirrored, random_window, to_inputs
-from mai_app.data.prepare import PreparedSet
+from mai_app.data.prepared import PreparedSet
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Images (n, size, size, 3) uint8 and labels (n,) float32."""
@@ -82,11 +82,10 @@ class TrainingImages(Dataset[Batch]):
         """One batch."""
         rows = [row for row, _ in draws]
         if self.preprocessing.input == "resize":
-            pixels: Pixels = np.stack([self.prepared.resized[row] for row in rows])
+            pixels: Pixels = np.stack([self.prepared.stretched(row) for row in rows])
         else:
             pixels = np.stack([self._crop(row, draw) for row, draw in draws])
-        labels = [float(self.prepared.images[row].label) for row in rows]
-        return torch.from_numpy(pixels), torch.tensor(labels)
+        return torch.from_numpy(pixels), torch.from_numpy(self.prepared.labels[rows]).float()
 
     def _crop(self, row: int, draw: int) -> Pixels:
         size = self.preprocessing.size
@@ -114,11 +113,10 @@ def validation_batches(
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         if preprocessing.input == "resize":
-            pixels: Pixels = np.stack([prepared.resized[row] for row in part])
+            pixels: Pixels = np.stack([prepared.stretched(row) for row in part])
         else:
             pixels = np.concatenate([to_inputs(prepared.window(row), central) for row in part])
-        labels = [float(prepared.images[row].label) for row in part]
-        yield torch.from_numpy(pixels), torch.tensor(labels)
+        yield torch.from_numpy(pixels), torch.from_numpy(prepared.labels[part]).float()
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -2,10 +2,12 @@
 
 import csv
 import glob
+import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +29,8 @@ SPLIT_NAMES: Final = {
     "test": "test",
     "testing": "test",
 }
+PAIR: Final = "pair:"
+"""Start of the tie between images that were made from one another on purpose, whatever their labels."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Record:
     """What made a synthetic image; empty if unknown or authentic."""
     kind: str
     """What an image shows or is: photo, painting, poster, …; empty if unknown."""
+    tie: str = ""
+    """Images with the same tie, a prompt for example, belong on one side of the split; empty if there is none."""
 
 
 def walk_images(folder: Path) -> Iterator[Path]:
@@ -85,8 +91,9 @@ def scan(root: Path) -> list[Record]:
     """Records of a data set's folder, ordered by file; raises DataError if it is not laid out by class.
 
     The class is the outermost folder with a class's name, at any depth; a split's name above or below it gives
-    the split. manifest.csv, if there is one, has the columns file, source, generator and kind, all but the first
-    optional (without generator, a synthetic image's kind is taken for it).
+    the split. manifest.csv, if there is one, has the columns file, source, generator, kind and pair, all but the
+    first optional (without generator, a synthetic image's kind is taken for it). Images with the same, non-empty
+    pair were made from one another: they stay on one side, and may carry different labels.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
@@ -113,12 +120,26 @@ def scan(root: Path) -> list[Record]:
             generator = ""
         elif "generator" not in row:
             generator, kind = kind, ""
-        records.append(Record(file, label, split, source, generator, kind))
+        tie = f"{PAIR}{row['pair']}" if row.get("pair") else ""
+        records.append(Record(file, label, split, source, generator, kind, tie))
     if any(record.split for record in records):
         # Beside split folders, what lies in none of them has no place.
         records = [record for record in records if record.split]
     _check(root, records, outside)
     return sorted(records, key=lambda record: record.file)
+
+
+def listing_hash(root: Path, records: Iterable[Record], settings: str = "") -> str:
+    """SHA-256 of the records, of their files' sizes and times, and of settings: changes when the folder does."""
+    digest = hashlib.sha256(settings.encode())
+    for record in records:
+        try:
+            status = (root / record.file).stat()
+            facts = [status.st_size, status.st_mtime_ns]
+        except OSError:  # a dangling link; decoding will say so
+            facts = []
+        digest.update(json.dumps([asdict(record), facts]).encode())
+    return digest.hexdigest()
 
 
 def _walk(folder: Path) -> Iterator[Path | ImageError]:

@@ -69,6 +69,8 @@ class DecodedImage:
     """Size of the file."""
     jpeg_quality: int | None
     """Estimated quality of the quantisation tables, 1 to 100; None if the file is no JPEG."""
+    lossy: bool
+    """Whether the file's coding changes pixels: JPEG, lossy WebP, TIFF with JPEG inside."""
     notes: tuple[str, ...]
     """What had to be decided on the way, in words."""
 
@@ -116,6 +118,7 @@ def decode(data: bytes, name: str, limits: Limits = LIMITS) -> DecodedImage:
             notes = _frame_notes(image)
             image.load()
             quality = jpeg_quality(getattr(image, "quantization", None))
+            lossy = _is_lossy(image, data)
             pixels = np.asarray(_to_rgb(_upright(image), name))
             # MPO is what Pillow calls a JPEG that carries further pictures, as many phones write it.
             file_format = {"MPO": "JPEG", "DIB": "BMP"}.get(image.format or "", image.format or "")
@@ -131,7 +134,7 @@ def decode(data: bytes, name: str, limits: Limits = LIMITS) -> DecodedImage:
     except Exception as error:
         reason = str(error).strip() or type(error).__name__
         raise ImageError(name, f"is damaged or truncated ({reason}); get the original file again") from None
-    return DecodedImage(pixels, file_format, len(data), quality, notes)
+    return DecodedImage(pixels, file_format, len(data), quality, lossy, notes)
 
 
 def encode_jpeg(pixels: Pixels, quality: int) -> bytes:
@@ -181,6 +184,14 @@ def _frame_notes(image: Image.Image) -> tuple[str, ...]:
     if image.format == "MPO" or not getattr(image, "is_animated", False):
         return ()
     return (f"first of {getattr(image, 'n_frames', 'several')} frames",)
+
+
+def _is_lossy(image: Image.Image, data: bytes) -> bool:
+    if image.format == "WEBP":
+        # The first frame's chunk: "VP8 " is lossy, "VP8L" lossless.
+        lossy, lossless = data.find(b"VP8 ", 12), data.find(b"VP8L", 12)
+        return lossy >= 0 and (lossless < 0 or lossy < lossless)
+    return image.format in ("JPEG", "MPO") or image.info.get("compression") in ("jpeg", "tiff_jpeg")
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -1,260 +1,280 @@
-"""From a folder of images to a prepared set: every image decoded once, its pixels kept losslessly in few files.
+"""From a folder or the Hub to a prepared set: each remote file, or thousand local ones, a unit of work; then the join.
 
-A prepared set is a folder with
-    resized.u8      n × (200, 200, 3) uint8: each whole image, stretched
-    windows.u8      one after the other, each image's (≤ 256, ≤ 256, 3) uint8 window of native pixels
-    index.jsonl     a line an image: where it came from, how its file stored it, where its window lies
-    refused.jsonl   a line a file that could not be decoded
-    prepared.json   written last: without it the set is not complete, and preparing goes on where it stopped
+A finished unit is skipped, an interrupted one starts over, and the set is complete when its prepared.json is there.
 """
 
+import errno
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from itertools import islice
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 from tqdm import tqdm
 
-from mai_app.atomic import locked, write_text
-from mai_app.config import IMAGE_SIZE, PREPARED_WINDOW, SPLITTING, Splitting
-from mai_app.data.folders import Record, scan
-from mai_app.data.images import Pixels, decode_file
-from mai_app.data.inputs import random_window, resize
+from mai_app.atomic import locked, replacing, write_text
+from mai_app.config import SPLITTING, PrepareConfig, Splitting
+from mai_app.data.folders import Record
+from mai_app.data.groups import assign_splits, group_images
+from mai_app.data.hub import Patience, download
+from mai_app.data.plan import FolderUnit, Plan, RemoteUnit, Unit, bytes_needed, make_plan, plan_folder
+from mai_app.data.prepared import MANIFEST, VERSION, PreparedSet, is_prepared, open_prepared, read_table
+from mai_app.data.readers import read_flags, read_members
 from mai_app.data.streaming import ordered_map
-from mai_app.errors import DataError, ImageError
-
-VERSION = 1
-CHUNK = 128
-"""Images between two syncs to the disk."""
-
-
-@dataclass(frozen=True)
-class PreparedImage:
-    """One image of a prepared set: its record, its file's properties, and the place of its window."""
-
-    file: str
-    label: int
-    split: str
-    source: str
-    generator: str
-    kind: str
-    format: str
-    width: int
-    height: int
-    file_bytes: int
-    jpeg_quality: int | None
-    sha256: str
-    """Of the decoded pixels."""
-    window_at: int
-    """First byte of the window in windows.u8."""
-    window_height: int
-    window_width: int
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedSet:
-    """A complete prepared set, its pixels mapped into memory, not read."""
-
-    folder: Path
-    images: list[PreparedImage]
-    resized: Pixels
-    """(n, 200, 200, 3) uint8, memory-mapped."""
-    windows: Pixels
-    """(bytes,) uint8, memory-mapped."""
-    fingerprint: str
-    """SHA-256 over all images' pixels, labels, splits and sources: names the data that a model was trained on."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # For a loader's processes: to map the files again, not to send the pixels.
-        return open_prepared, (self.folder,)
-
-    def window(self, i: int) -> Pixels:
-        """The native-size window of image i, (≤ 256, ≤ 256, 3) uint8: a view, not a copy."""
-        image = self.images[i]
-        shape = (image.window_height, image.window_width, 3)
-        return self.windows[image.window_at : image.window_at + np.prod(shape)].reshape(shape)
-
-
-def pixel_hash(pixels: Pixels) -> str:
-    """SHA-256 of the decoded pixels and their shape: the same picture whatever the file around it."""
-    digest = hashlib.sha256(f"{pixels.shape[0]}x{pixels.shape[1]}:".encode())
-    digest.update(np.ascontiguousarray(pixels))
-    return digest.hexdigest()
-
-
-def assign_split(split: str, sha256: str, splits: frozenset[str], splitting: Splitting = SPLITTING) -> str:
-    """The part of the data set, train, val or test, in which an image belongs.
-
-    `split` is what its folder says and `splits` all that the folders say. Without split folders a seeded hash of
-    the pixels decides, so that the same picture never stands on two sides; without a val folder it takes a share
-    of train.
-    """
-    if split and not (split == "train" and "val" not in splits):
-        return split
-    digest = hashlib.sha256(f"{splitting.seed}:{sha256}".encode()).digest()
-    draw = int.from_bytes(digest[:8], "big") / 2**64
-    if draw < splitting.val:
-        return "val"
-    return "test" if not split and draw < splitting.val + splitting.test else "train"
+from mai_app.data.units import COLUMNS, Item, write_unit
+from mai_app.errors import DataError, ImageError, SourceError
+from mai_app.progress import say
+from mai_app.stopping import stop_signals
 
 
 def prepare(data: Path, prepared: Path, workers: int = 2) -> PreparedSet:
-    """The prepared set of a data set's folder, made below `prepared` unless it is there already.
+    """The prepared set of a data set's folder, made below `prepared` unless it is there; a prepared set as it is.
 
-    The set's name carries a hash of the files' names, sizes and times, so that a changed folder is prepared anew.
-    Interrupted, it carries on after the last synced images. Raises DataError for a folder that can't serve.
+    Its name carries a hash of the files' names, sizes and times, so that a changed folder is prepared anew. Raises
+    DataError for a folder that can't serve, KeyboardInterrupt for SIGINT or SIGTERM.
     """
-    records = scan(data)
-    folder = prepared / f"{data.resolve().name}-{listing_hash(data, records)[:12]}"
+    if is_prepared(data):
+        return open_prepared(data)
+    name, units = plan_folder(data)
+    folder = prepared / name
     with locked(folder, wait=True):
         if not (folder / "prepared.json").is_file():
-            _store(data, records, folder, workers)
+            write_text(folder / "plan.json", json.dumps({"version": VERSION, "folder": str(data)}) + "\n")
+            _make(folder, Plan(tuple(units)), SPLITTING, 1, workers, Patience())
     return open_prepared(folder)
 
 
-def open_prepared(folder: Path) -> PreparedSet:
-    """Map a complete prepared set into memory; raises DataError if it is missing, incomplete or damaged."""
+def prepare_sources(config: PrepareConfig, patience: Patience | None = None) -> PreparedSet:
+    """The prepared set that the command line describes, below config.prepared; carried on where it was stopped.
+
+    What could not be had is listed in its facts under "missing". Raises DataError for what can't be made at all,
+    KeyboardInterrupt for SIGINT or SIGTERM.
+    """
+    patience = patience or Patience(config.retry_seconds)
+    folder = config.prepared / config.name
     try:
-        facts = json.loads((folder / "prepared.json").read_text())
-        if facts["version"] != VERSION:
-            raise DataError(f"{folder}: of version {facts['version']}, this MAI reads {VERSION}; delete it")
-        with (folder / "index.jsonl").open(encoding="utf-8") as stream:
-            images = [PreparedImage(**json.loads(line)) for line in stream]
-        resized = np.memmap(folder / "resized.u8", np.uint8, "r", shape=(len(images), IMAGE_SIZE, IMAGE_SIZE, 3))
-        windows = np.memmap(folder / "windows.u8", np.uint8, "r", shape=(facts["window_bytes"],))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder}: not a complete prepared set ({error}); delete it, it will be made anew") from None
-    return PreparedSet(folder, images, resized, windows, facts["fingerprint"])
+        with locked(folder, wait=False):
+            plan = make_plan(config, folder, patience)
+            for reason in plan.missing.values():
+                say(f"left out: {reason}")
+            todo = [unit for unit in plan.units if not (folder / "units" / unit.name).is_dir()]
+            _check_disk(folder, todo, config.jobs)
+            if todo or plan.missing or not (folder / "prepared.json").is_file():
+                required = frozenset(config.require)
+                _make(folder, plan, Splitting(seed=config.seed), config.jobs, 2, patience, required)
+    except BlockingIOError:
+        raise DataError(f"{folder}: another process prepares it at this moment; choose another --name") from None
+    return open_prepared(folder)
 
 
-def listing_hash(data: Path, records: Iterable[Record]) -> str:
-    """SHA-256 of the records and of their files' sizes and times: changes when the folder does."""
-    digest = hashlib.sha256(f"{VERSION} {PREPARED_WINDOW} {SPLITTING}".encode())
-    for record in records:
+def prepare_unit(
+    unit: Unit,
+    folder: Path,
+    downloads: Path,
+    splitting: Splitting,
+    left_out: frozenset[str] = frozenset(),
+    patience: Patience | None = None,
+    on_bytes: Callable[[int], None] = lambda _bytes: None,
+    on_image: Callable[[], None] = lambda: None,
+    workers: int = 2,
+) -> None:
+    """Make one unit below folder/units, unless it is there: fetch its file, store its images, delete the file.
+
+    Raises SourceError for a file that can't be had or read, and whatever the two callbacks raise.
+    """
+    place = folder / "units" / unit.name
+    if place.is_dir():
+        return
+    if isinstance(unit, FolderUnit):
+        write_unit(place, _folder_items(unit), splitting, False, on_image, workers)
+        return
+    fetched = downloads / unit.name
+    try:
+        path = download(unit.source.repository, unit.file, unit.commit, fetched, patience or Patience(), on_bytes)
+        write_unit(place, _remote_items(unit, path, splitting.seed, left_out), splitting, True, on_image, workers)
+    finally:
+        shutil.rmtree(fetched, ignore_errors=True)
+
+
+def _make(
+    folder: Path,
+    plan: Plan,
+    splitting: Splitting,
+    jobs: int,
+    workers: int,
+    patience: Patience,
+    required: frozenset[str] = frozenset(),
+) -> None:
+    """Make the units that are not there yet, and join them all."""
+    downloads = folder / "downloads"
+    shutil.rmtree(downloads, ignore_errors=True)
+    todo = [unit for unit in plan.units if not (folder / "units" / unit.name).is_dir()]
+    remote = sum(unit.file.size for unit in todo if isinstance(unit, RemoteUnit))
+    remote += sum(table.file.size for table in plan.flags.values() if not _names(table, folder).exists())
+    fetched = tqdm(total=remote, desc="fetching", unit="B", unit_scale=True, disable=None if remote else True)
+    # Of remote files the number of images is an estimate until they are read.
+    stored = tqdm(total=sum(unit.images for unit in todo), desc="preparing", unit="image", disable=None)
+    failed: dict[str, str] = {}
+    left_out: dict[str, frozenset[str]] = {}
+
+    with stop_signals() as stopped, fetched, stored:
+
+        def on_bytes(count: int) -> None:
+            fetched.update(count)
+            if stopped():
+                raise KeyboardInterrupt
+
+        def on_image() -> None:
+            stored.update()
+            if stopped():
+                raise KeyboardInterrupt
+
+        def fail(name: str, source: str, error: SourceError) -> None:
+            if source in required or "all" in required:
+                raise SourceError(f"{error}; {source} is --require'd, so the set was not made") from None
+            say(f"left out: {error}")
+            failed[name] = str(error)
+
+        def work(unit: Unit) -> None:
+            if isinstance(unit, FolderUnit):
+                prepare_unit(unit, folder, downloads, splitting, on_image=on_image, workers=workers)
+                return
+            name = unit.source.name
+            if name not in failed:
+                names = left_out.get(name, frozenset())
+                try:
+                    prepare_unit(unit, folder, downloads, splitting, names, patience, on_bytes, on_image, workers)
+                except SourceError as error:
+                    fail(unit.name, name, error)
+
         try:
-            status = (data / record.file).stat()
-            facts = [status.st_size, status.st_mtime_ns]
-        except OSError:  # a dangling link; decoding will say so
-            facts = []
-        digest.update(json.dumps([asdict(record), facts]).encode())
-    return digest.hexdigest()
+            for name, table in plan.flags.items():
+                try:
+                    left_out[name] = _left_out(table, folder, downloads, patience, on_bytes)
+                except SourceError as error:
+                    fail(name, name, error)
+            for _ in ordered_map(work, todo, jobs, ahead=jobs - 1):
+                pass
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DataError(f"{folder}: the disk is full; free some space, the same command carries on") from None
+            raise
+        finally:
+            shutil.rmtree(downloads, ignore_errors=True)
+    _join(folder, plan.missing | dict(sorted(failed.items())), splitting)
 
 
-def _store(data: Path, records: list[Record], folder: Path, workers: int) -> None:
-    splits = frozenset(record.split for record in records) - {""}
-    images, refused = _resume(folder)
-    done = {image.file for image in images} | {row["file"] for row in refused}
-    todo = [record for record in records if record.file not in done]
-    window_at = sum(image.window_height * image.window_width * 3 for image in images)
+def _names(table: RemoteUnit, folder: Path) -> Path:
+    """Where the names are kept of the images that a source's own table says to leave out."""
+    return folder / "left-out" / f"{table.name}.txt"
 
-    def decode(record: Record) -> tuple[PreparedImage, Pixels, Pixels] | dict[str, str]:
+
+def _left_out(
+    table: RemoteUnit, folder: Path, downloads: Path, patience: Patience, on_bytes: Callable[[int], None]
+) -> frozenset[str]:
+    """Names of the images that a source's own table says to leave out; it is fetched once."""
+    place = _names(table, folder)
+    if not place.exists() and table.source.flags:
+        fetched = downloads / f"table-{table.name}"
         try:
-            decoded = decode_file(data / record.file)
-        except ImageError as error:
-            return {"file": record.file, "reason": error.reason}
-        sha256 = pixel_hash(decoded.pixels)
-        height, width = decoded.pixels.shape[:2]
-        # The window depends on the pixels alone, so that a resumed or re-ordered run takes the same one.
-        rng = np.random.default_rng(int(sha256[:16], 16))
-        window = random_window(decoded.pixels, PREPARED_WINDOW, rng).copy()
-        image = PreparedImage(
-            **asdict(record) | {"split": assign_split(record.split, sha256, splits)},
-            format=decoded.format,
-            width=width,
-            height=height,
-            file_bytes=decoded.file_bytes,
-            jpeg_quality=decoded.jpeg_quality,
-            sha256=sha256,
-            window_at=0,
-            window_height=window.shape[0],
-            window_width=window.shape[1],
-        )
-        return image, resize(decoded.pixels, IMAGE_SIZE), window
+            path = download(table.source.repository, table.file, table.commit, fetched, patience, on_bytes)
+            write_text(place, "".join(f"{name}\n" for name in read_flags(path, table.source.flags)))
+        finally:
+            shutil.rmtree(fetched, ignore_errors=True)
+    return frozenset(place.read_text(encoding="utf-8").splitlines())
 
-    progress = tqdm(total=len(records), initial=len(done), desc="preparing", unit="image", disable=None)
-    with (
-        progress,
-        (folder / "resized.u8").open("ab") as resized_file,
-        (folder / "windows.u8").open("ab") as windows_file,
-        (folder / "index.jsonl").open("a", encoding="utf-8") as index_file,
-        (folder / "refused.jsonl").open("a", encoding="utf-8") as refused_file,
-    ):
-        for chunk in _chunks(ordered_map(decode, todo, workers), CHUNK):
-            lines = []
-            for result in chunk:
-                progress.update()
-                if isinstance(result, dict):
-                    refused.append(result)
-                    refused_file.write(json.dumps(result) + "\n")
-                    continue
-                image, resized, window = result
-                image = PreparedImage(**asdict(image) | {"window_at": window_at})
-                window_at += window.nbytes
-                resized_file.write(resized.tobytes())
-                windows_file.write(window.tobytes())
-                images.append(image)
-                lines.append(json.dumps(asdict(image)) + "\n")
-            # Pixels first: a line of the index says that its pixels are on the disk.
-            _sync(resized_file, windows_file, refused_file)
-            index_file.writelines(lines)
-            _sync(index_file)
-    for row in refused[:10]:
-        tqdm.write(f"left out: {data / row['file']}: {row['reason']}")
-    if len(refused) > 10:
-        tqdm.write(f"left out: {len(refused) - 10} more, listed in {folder / 'refused.jsonl'}")
-    if not images:
-        raise DataError(
-            f"{data}: none of its {len(refused)} images can be decoded; {folder / 'refused.jsonl'} says why"
-        )
+
+def _folder_items(unit: FolderUnit) -> Iterator[Item]:
+    for record in unit.records:
+        shown = Record(**{**vars(record), "file": f"{unit.prefix}{record.file}"})
+        yield Item(shown, unit.root / record.file)
+
+
+def _remote_items(unit: RemoteUnit, path: Path, seed: int, left_out: frozenset[str]) -> Iterator[Item]:
+    source = unit.source
+    for member in read_members(path, source, unit.most, seed, left_out):
+        file = f"{source.repository}/{unit.file.path}/{member.name}"
+        # The prompt itself is nobody's business.
+        tie = f"{source.tie}:{hashlib.sha256(member.tie.encode()).hexdigest()[:16]}" if member.tie else ""
+        record = Record(file, source.label, "", source.name, source.generator, source.kind, tie)
+        content = member.content
+        yield Item(record, ImageError(file, content.reason) if isinstance(content, ImageError) else content)
+
+
+def _join(folder: Path, missing: dict[str, str], splitting: Splitting) -> None:
+    """Group and split what the units hold, and write the manifest; prepared.json comes last."""
+    (folder / "prepared.json").unlink(missing_ok=True)
+    names = sorted(path.name for path in (folder / "units").glob("[!.]*"))
+    tables = []
+    for name in names:
+        table = read_table(folder / "units" / name / "index.csv", COLUMNS)
+        tables.append(table.append_column("unit", pa.array([name] * table.num_rows, pa.string())))
+    refused = []
+    for name in names:
+        refused += (folder / "units" / name / "refused.jsonl").read_text().splitlines(keepends=True)
+    write_text(folder / "refused.jsonl", "".join(refused))
+    _say_refused([json.loads(line) for line in refused[:10]], len(refused), folder)
+    if not names or not sum(table.num_rows for table in tables):
+        reasons = "; ".join(missing.values()) or f"{folder / 'refused.jsonl'} says why"
+        raise DataError(f"{folder}: none of its {len(refused)} images can be decoded; {reasons}")
+
+    table = pa.concat_tables(tables)
+    sha256 = table["sha256"].to_numpy().astype("<U64")
+    ties = table["tie"].to_numpy().astype(str)
+    hashes = np.array([int(text, 16) for text in table["phash"].to_pylist()], dtype=np.uint64)
+    groups = group_images(sha256, hashes, ties)
+    labels, given = table["label"].to_numpy(), table["given_split"].to_numpy().astype(str)
+    splits, left_out = assign_splits(groups, labels, ties, given, splitting)
+    columns = {"split": splits, "left_out": left_out, "group": groups}
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values, pa.string()))
+    table = table.select(list(MANIFEST))
+    for reason, count in zip(*np.unique(left_out[left_out != ""], return_counts=True), strict=True):
+        say(f"left out: {count} images: {reason}")
+
+    with replacing(folder / "manifest.csv") as stream:
+        pyarrow.csv.write_csv(table, stream)
+    sources = table["source"].to_pylist()
     facts = {
         "version": VERSION,
-        "images": len(images),
+        "images": table.num_rows,
+        "left_out": int((left_out != "").sum()),
         "refused": len(refused),
-        "window_bytes": window_at,
-        "fingerprint": _fingerprint(images),
+        "missing": missing,
+        "seed": splitting.seed,
+        "units": {name: (folder / "units" / name / "pixels.u8").stat().st_size for name in names},
+        "fingerprint": _fingerprint(sha256, labels, splits, sources),
     }
-    write_text(folder / "prepared.json", json.dumps(facts, indent=2) + "\n")
+    write_text(folder / "prepared.json", json.dumps(facts, indent=1) + "\n")
 
 
-def _resume(folder: Path) -> tuple[list[PreparedImage], list[dict[str, str]]]:
-    """What an interrupted preparation has on the disk; whatever lies beyond it is cut off."""
-    images = [PreparedImage(**row) for row in _whole_lines(folder / "index.jsonl")]
-    refused: list[dict[str, str]] = _whole_lines(folder / "refused.jsonl")
-    window_bytes = sum(image.window_height * image.window_width * 3 for image in images)
-    for name, size in (
-        ("resized.u8", len(images) * IMAGE_SIZE * IMAGE_SIZE * 3),
-        ("windows.u8", window_bytes),
-    ):
-        with (folder / name).open("ab") as stream:
-            stream.truncate(size)
-    return images, refused
+def _fingerprint(sha256: Any, labels: Any, splits: Any, sources: list[str]) -> str:
+    rows = sorted(zip(sha256.tolist(), labels.tolist(), splits.tolist(), sources, strict=True))
+    return hashlib.sha256("".join(f"{row}\n" for row in rows if row[2]).encode()).hexdigest()
 
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    with path.open("a+b") as stream:
-        stream.seek(0)
-        data = stream.read()
-        end = data.rfind(b"\n") + 1
-        stream.truncate(end)
-    return [json.loads(line) for line in data[:end].splitlines()]
+def _say_refused(rows: list[dict[str, str]], count: int, folder: Path) -> None:
+    for row in rows:
+        say(f"left out: {row['file']}: {row['reason']}")
+    if count > len(rows):
+        say(f"left out: {count - len(rows)} more, listed in {folder / 'refused.jsonl'}")
 
 
-def _sync(*streams: IO[Any]) -> None:
-    for stream in streams:
-        stream.flush()
-        os.fsync(stream.fileno())
+def _check_disk(folder: Path, todo: list[Unit], jobs: int) -> None:
+    stored, fetched = bytes_needed(todo, jobs)
+    free = shutil.disk_usage(folder).free
+    if todo:
+        say(f"{folder}: needs about {_gb(stored)} and, on the way, {_gb(fetched)} for downloads; {_gb(free)} are free")
+    if stored + fetched > free:
+        raise DataError(
+            f"{folder}: needs about {_gb(stored + fetched)}, and {_gb(free)} are free; choose fewer --parts, a smaller "
+            f"--cap, or another --prepared"
+        )
 
 
-def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while chunk := list(islice(items, size)):
-        yield chunk
-
-
-def _fingerprint(images: Iterable[PreparedImage]) -> str:
-    lines = sorted(f"{i.sha256} {i.label} {i.split} {i.source}\n" for i in images)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+def _gb(count: int) -> str:
+    return f"{count / 10**9:.2f} GB"

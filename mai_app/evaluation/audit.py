@@ -1,20 +1,41 @@
 """What the files alone give away: how well format, size and JPEG quality predict the class, with no look at a pixel."""
 
-from collections.abc import Sequence
-from typing import Final
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 from threadpoolctl import threadpool_limits
 
+from mai_app import __version__
+from mai_app.config import CLASSES
 from mai_app.data.images import DecodedImage
+from mai_app.evaluation import metrics
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Folds = list[tuple[Ints, Ints]]
+"""Rows to fit on and rows to score, fold by fold."""
 
 PROPERTIES: Final = ("format", "width", "height", "aspect", "bytes a pixel", "JPEG quality")
+SAMPLE: Final = 50_000
+"""Of more images than this, a seeded sample is measured: half a minute's work, and an interval of ±0.005."""
+EXAMPLES: Final = 10
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_FOLDS: Final = 5
+_FEWEST: Final = 10
+"""Images of a class below which nothing is measured."""
+_TREES: Final = 60
+_ROUNDS: Final = 200
+"""Bootstrap rounds, as many as the groups of an evaluation get."""
+_BAGS: Final = 1000
 
 
 def file_properties(image: DecodedImage) -> list[float]:
@@ -30,11 +51,22 @@ def file_properties(image: DecodedImage) -> list[float]:
     ]
 
 
+def table_properties(table: pa.Table) -> Floats:
+    """The PROPERTIES (n, 6) of a manifest's rows, as file_properties gives them; an unknown format is NaN."""
+    codes, names = column_codes(table, "format")
+    formats = np.array([float(_FORMATS.index(name)) if name in _FORMATS else np.nan for name in names])
+    width, height, size, quality = (
+        np.asarray(table.column(name).cast(pa.float64()).fill_null(0.0).to_numpy(), dtype=np.float64)
+        for name in ("width", "height", "file_bytes", "jpeg_quality")
+    )
+    return np.stack([formats[codes], width, height, width / height, size / (width * height), quality], axis=1)
+
+
 def format_only_scores(
     judged: Sequence[Sequence[float]],
-    labels: npt.NDArray[np.int64],
+    labels: Ints,
     train: Sequence[Sequence[float]],
-    train_labels: npt.NDArray[np.int64],
+    train_labels: Ints,
 ) -> Floats:
     """Scores (n,) of the baseline that sees files' properties alone, for the `judged` (n, 6) files.
 
@@ -42,16 +74,272 @@ def format_only_scores(
     files; where there are too few of either class, fitted and judged by five-fold cross-validation on the judged
     files themselves, or NaN if they are too few for that, too.
     """
-    trees = HistGradientBoostingClassifier(
-        categorical_features=[0], class_weight="balanced", min_samples_leaf=5, max_iter=60, random_state=0
-    )
+    trees = _trees([0])
     # So little work is done before threads have found each other; on a busy machine they would wait for long.
     with threadpool_limits(1):
-        if np.bincount(train_labels, minlength=2).min() >= 10:
+        if np.bincount(train_labels, minlength=2).min() >= _FEWEST:
             trees.fit(np.asarray(train), train_labels)
             return np.asarray(trees.predict_proba(np.asarray(judged))[:, 1], dtype=np.float64)
-        if np.bincount(labels, minlength=2).min() >= 10:
+        if np.bincount(labels, minlength=2).min() >= _FEWEST:
             folds = StratifiedKFold(5, shuffle=True, random_state=0)
             scores = cross_val_predict(trees, np.asarray(judged), labels, cv=folds, method="predict_proba")
             return np.asarray(scores[:, 1], dtype=np.float64)
     return np.full(len(judged), np.nan)
+
+
+def audit(table: pa.Table, refused: list[dict[str, str]], name: str, seed: int = 0) -> dict[str, Any]:
+    """How well the files alone predict the class of a prepared set's images, and what else is odd about the set.
+
+    `table` is the manifest, a row an image: file, label (0, 1), split ("" where left out), left_out (why, or ""),
+    group (of its duplicates), source, generator, kind, format, width, height, file_bytes, jpeg_quality (null if no
+    JPEG), sha256 (of the pixels), given_split. `refused` names the files that could not be read: file, reason, source.
+
+    Synthetic images are often PNG of one size and authentic ones JPEG of many, and detectors learn that (Grommelt et
+    al. 2024, "Fake or JPEG?"). So boosted trees that see PROPERTIES alone are judged by the AUROC, 0 to 1, of scores
+    that each image gets from trees that have seen none of its duplicates (five-fold cross-validation by `group`);
+    then each property alone; then all of them with whole sources held out, since a source's own way of saving files
+    tells its images' class without telling a new source's. Intervals are 95 % bootstrap ones: of images, and of
+    sources where sources are held out.
+
+    Returns plain values for JSON. What can't be measured is None, and `reason` says why; nothing is raised for that.
+    """
+    labels = np.asarray(table.column("label").to_numpy(), dtype=np.int64)
+    codes, reasons = column_codes(table, "left_out")
+    used = np.array([not reason for reason in reasons], dtype=bool)[codes]
+    x, groups, sources = table_properties(table), column_codes(table, "group")[0], column_codes(table, "source")[0]
+    rows = _sample(np.flatnonzero(used), labels, seed)
+    every = np.ones(len(labels), dtype=bool)
+    report = {
+        "mai_version": __version__,
+        "name": name,
+        "seed": seed,
+        "images": len(labels),
+        "used": {word: int((used & (labels == label)).sum()) for label, word in enumerate(CLASSES)},
+        "measured": len(rows),
+        "sampled": len(rows) < int(used.sum()),
+        **_measure(x[rows], labels[rows], groups[rows], sources[rows], seed),
+        "splits": _counts(table, "split", labels, used, used),
+        "sources": _counts(table, "source", labels, used, every, Counter(row.get("source", "") for row in refused)),
+        "kinds": _counts(table, "kind", labels, used, every),
+        "generators": _counts(table, "generator", labels, used, labels == 1),
+        "duplicates": _duplicates(table, groups, labels),
+        "left_out": dict(Counter({str(reasons[i]): int(n) for i, n in _tally(codes[~used])}).most_common()),
+        "refused": {
+            "count": len(refused),
+            "reasons": dict(Counter(_plain_reason(row) for row in refused).most_common()),
+            "files": [{"file": row["file"], "reason": row["reason"]} for row in refused[:20]],
+        },
+    }
+    order = {"train": 0, "val": 1, "test": 2}
+    report["splits"].sort(key=lambda row: order.get(row["name"], 3))
+    for row in report["properties"]:
+        row["statements"] = _statements(row["name"], x[used, PROPERTIES.index(row["name"])], labels[used])
+    return report
+
+
+def over(report: dict[str, Any], threshold: float) -> bool:
+    """Whether the files' properties together, cross-validated by groups, reach an AUROC above the threshold (0 to 1).
+
+    False where that could not be measured: report["all"]["reason"] then says why.
+    """
+    value = report["all"]["auroc"]["value"]
+    return value is not None and value > threshold
+
+
+def column_codes(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
+    """A column of strings as numbers (n,) and what they stand for; null is the empty string."""
+    column = table.column(name).cast(pa.string()).fill_null("").combine_chunks().dictionary_encode()
+    return np.asarray(column.indices.to_numpy(zero_copy_only=False), dtype=np.int64), column.dictionary.to_pylist()
+
+
+def _trees(categorical: list[int]) -> Any:
+    return HistGradientBoostingClassifier(
+        categorical_features=categorical, class_weight="balanced", min_samples_leaf=5, max_iter=_TREES, random_state=0
+    )
+
+
+def _sample(rows: Ints, labels: Ints, seed: int) -> Ints:
+    """Of more than SAMPLE rows as many, the classes as near to half and half as there are images."""
+    if len(rows) <= SAMPLE:
+        return rows
+    parts = [rows[labels[rows] == label] for label in (0, 1)]
+    few = min(len(parts[0]), len(parts[1]), SAMPLE // 2)
+    rng = np.random.default_rng(seed)
+    wanted = [few if len(part) == few else min(len(part), SAMPLE - few) for part in parts]
+    return np.sort(np.concatenate([rng.choice(part, n, False) for part, n in zip(parts, wanted, strict=True)]))
+
+
+def _measure(x: Floats, labels: Ints, groups: Ints, sources: Ints, seed: int) -> dict[str, Any]:
+    """The AUROCs: of all properties, of each alone, of all where whole sources are held out; and the ROC curve."""
+    folds, reason = _folds(labels, groups, "duplicate group", 2, seed)
+    scores = _out_of_fold(x, labels, folds, [0])
+    area, at_half = _figure(metrics.auroc, scores, labels), _figure(_at_half, scores, labels)
+    fpr, tpr = metrics.roc_curve(scores, labels) if folds else (np.zeros(1), np.zeros(1))
+    kept = np.unique(np.linspace(0, len(fpr) - 1, 200).astype(np.int64))
+    singles: list[dict[str, Any]] = []
+    for i, name in enumerate(PROPERTIES):
+        alone = _out_of_fold(x[:, [i]], labels, folds, [0] if name == "format" else [])
+        single = _figure(metrics.auroc, alone, labels)
+        predicts = None if single["value"] is None else max(single["value"], 1 - single["value"])
+        singles.append({"name": name, "auroc": single, "predicts": predicts})
+    singles.sort(key=lambda row: -(row["predicts"] or 0))
+
+    # A duplicate in another source would stand on both sides.
+    pairs = np.unique(np.stack([groups, sources], axis=1), axis=0)
+    alone_in = np.bincount(pairs[:, 0], minlength=groups.max(initial=0) + 1)[groups] == 1
+    x, labels, sources = x[alone_in], labels[alone_in], np.unique(sources[alone_in], return_inverse=True)[1]
+    source_folds, source_reason = _folds(labels, sources, "source", _FOLDS, seed)
+    held_out = _figure(metrics.auroc, _out_of_fold(x, labels, source_folds, [0]), labels, sources)
+    gap = None if area["value"] is None or held_out["value"] is None else area["value"] - held_out["value"]
+    return {
+        "all": {"auroc": area, "balanced_accuracy": at_half, "folds": len(folds), "reason": reason},
+        "roc": {"fpr": fpr[kept].tolist(), "tpr": tpr[kept].tolist()},
+        "properties": singles,
+        "worst": singles[0]["name"] if folds else None,
+        "sources_held_out": {
+            "auroc": held_out,
+            "gap": gap,
+            "images": len(labels),
+            "folds": len(source_folds),
+            "reason": source_reason,
+        },
+    }
+
+
+def _folds(labels: Ints, clusters: Ints, word: str, fewest: int, seed: int) -> tuple[Folds, str]:
+    """Up to five folds that part no cluster, or none and the reason."""
+    for label, name in enumerate(CLASSES):
+        if (n := int((labels == label).sum())) < _FEWEST:
+            return [], f"{n} {name} images; at least {_FEWEST} of each class are needed"
+    kinds = [len(np.unique(clusters[labels == label])) for label in (0, 1)]
+    if min(kinds) < fewest:
+        name = CLASSES[int(np.argmin(kinds))]
+        return [], f"the {name} images are of {min(kinds)} {word}{'s'[: min(kinds) != 1]}; at least {fewest} are needed"
+    if clusters.max() >= _BAGS:
+        # scikit-learn tries every fold for every cluster, slowly. Bags of whole clusters part none either.
+        clusters = np.random.default_rng(seed).permutation(clusters.max() + 1)[clusters] % _BAGS
+    parts = StratifiedGroupKFold(min(_FOLDS, *kinds), shuffle=True, random_state=seed)
+    folds = [(fit, score) for fit, score in parts.split(clusters, labels, clusters) if len(score)]
+    if any(len(np.unique(labels[fit])) < 2 for fit, _ in folds):
+        return [], f"nearly all images of a class are of one {word}"
+    return folds, ""
+
+
+def _out_of_fold(x: Floats, labels: Ints, folds: Folds, categorical: list[int]) -> Floats:
+    """Scores (n,), each of trees that were fitted on the other folds; NaN without folds."""
+    scores = np.full(len(labels), np.nan)
+    with threadpool_limits(1):
+        for fit, score in folds:
+            trees = _trees(categorical).fit(x[fit], labels[fit])
+            scores[score] = trees.predict_proba(x[score])[:, 1]
+    return scores
+
+
+def _figure(
+    figure: Callable[[Floats, Ints], float], scores: Floats, labels: Ints, clusters: Ints | None = None
+) -> dict[str, float | None]:
+    """A figure with its 95 % bootstrap interval for JSON, None for NaN; whole clusters redrawn where they are given."""
+    if np.isnan(scores).any() or not len(scores):
+        return {"value": None, "low": None, "high": None}
+    if clusters is None:
+        return asdict(metrics.bootstrap(figure, scores, labels, _ROUNDS))
+    # Images of one source are not independent: an interval of images would be far too narrow.
+    rows = np.split(np.argsort(clusters, kind="stable"), np.cumsum(np.bincount(clusters))[:-1])
+    rng = np.random.default_rng(0)
+    drawn = [np.concatenate([rows[i] for i in rng.integers(0, len(rows), len(rows))]) for _ in range(_ROUNDS)]
+    low, high = np.nanquantile([figure(scores[part], labels[part]) for part in drawn], [0.025, 0.975])
+    return {"value": figure(scores, labels), "low": float(low), "high": float(high)}
+
+
+def _at_half(scores: Floats, labels: Ints) -> float:
+    return metrics.balanced_accuracy(scores, labels, 0.5)
+
+
+def _tally(codes: Ints) -> list[tuple[int, int]]:
+    return [(int(code), int(n)) for code, n in zip(*np.unique(codes, return_counts=True), strict=True)]
+
+
+def _counts(
+    table: pa.Table, column: str, labels: Ints, used: Bools, rows: Bools, refused: Counter[str] | None = None
+) -> list[dict[str, Any]]:
+    """By a column's names, the largest first: images of either class, and those left out or refused."""
+    codes, names = column_codes(table, column)
+    which = np.where(used, labels, 2)
+    counts = np.bincount(codes[rows] * 3 + which[rows], minlength=3 * len(names)).reshape(-1, 3).tolist()
+    table_of = {name: [*row, 0] for name, row in zip(names, counts, strict=True) if any(row)}
+    for name, n in (refused or Counter()).items():
+        table_of.setdefault(name, [0, 0, 0, 0])[3] = n
+    keys = ("name", *CLASSES, "left_out", "refused")
+    found = [dict(zip(keys, (name or "(not named)", *row), strict=True)) for name, row in table_of.items()]
+    return sorted(found, key=lambda row: (-row[CLASSES[0]] - row[CLASSES[1]], -row["left_out"], row["name"]))
+
+
+def _duplicates(table: pa.Table, groups: Ints, labels: Ints) -> dict[str, Any]:
+    sizes = np.bincount(groups)
+    copies = np.bincount(column_codes(table, "sha256")[0])
+    given, names = column_codes(table, "given_split")
+    told = np.array([bool(name) for name in names], dtype=bool)[given]
+    return {
+        "groups": int((sizes > 1).sum()),
+        "images": int(sizes[sizes > 1].sum()),
+        "exact_groups": int((copies > 1).sum()),
+        "exact_images": int(copies[copies > 1].sum()),
+        "across_given_splits": _torn(table, groups, given, told, names),
+        "both_labels": _torn(table, groups, labels, np.ones(len(labels), dtype=bool), list(CLASSES)),
+    }
+
+
+def _torn(table: pa.Table, groups: Ints, values: Ints, rows: Bools, names: list[str]) -> dict[str, Any]:
+    """Groups that hold images of more than one value: how many, of how many images, and for some a file of each."""
+    pairs, first = np.unique(np.stack([groups[rows], values[rows]], axis=1), axis=0, return_index=True)
+    torn = np.flatnonzero(np.bincount(pairs[:, 0]) > 1)
+    files = table.column("file")
+    return {
+        "groups": len(torn),
+        "images": int(np.isin(groups[rows], torn).sum()),
+        "examples": [
+            {names[pairs[i, 1]]: files[int(np.flatnonzero(rows)[first[i]])].as_py() for i in np.flatnonzero(at)}
+            for at in (pairs[:, 0] == group for group in torn[:EXAMPLES])
+        ],
+    }
+
+
+def _statements(name: str, values: Floats, labels: Ints) -> list[str]:
+    """Up to two sentences on how the classes differ in a property: medians, and where their shares differ most."""
+    of = ""
+    if name == "JPEG quality":
+        of, values, labels = "of the JPEG files: ", values[values > 0], labels[values > 0]
+    counts = np.bincount(labels, minlength=2)
+    if not counts.all():
+        return [f"no {CLASSES[int(np.argmin(counts))]} image{' is a JPEG file' if of else ''}"]
+    known, codes = np.unique(values, return_inverse=True)
+    by_value = np.bincount(codes * 2 + labels, minlength=2 * len(known)).reshape(-1, 2) / counts
+    apart = np.abs(by_value[:, 1] - by_value[:, 0])
+
+    def shares(words: str, pair: Floats) -> str:
+        return f"{words}: {100 * pair[0]:.0f} % of the {CLASSES[0]}, {100 * pair[1]:.0f} % of the {CLASSES[1]} images"
+
+    if name == "format":
+        words = [_FORMATS[int(value)] if value == value else "other formats" for value in known]  # noqa: PLR0124 - NaN
+        return [shares(words[i], by_value[i]) for i in np.argsort(-apart, kind="stable")[:2]]
+    medians = [_show(float(np.median(values[labels == label]))) for label in (0, 1)]
+    found = [f"{of}median {medians[0]} ({CLASSES[0]}), {medians[1]} ({CLASSES[1]})"]
+    below = by_value.cumsum(axis=0)
+    cut, most = int(np.argmax(np.abs(below[:, 1] - below[:, 0]))), int(np.argmax(apart))
+    # One value that only one class has, as of images made at one size, says more than a cut that does a little better.
+    if apart[most] >= 0.5 * abs(below[cut, 1] - below[cut, 0]) > 0:
+        found.append(shares(f"exactly {_show(known[most])}", by_value[most]))
+    elif abs(below[cut, 1] - below[cut, 0]) > 0:
+        found.append(shares(f"at most {_show(known[cut])}", below[cut]))
+    return found
+
+
+def _show(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def _plain_reason(row: dict[str, str]) -> str:
+    """A reason without what is one file's own: its name, quoted bytes, addresses and numbers (but for "16 bits")."""
+    reason = row["reason"].replace(row["file"], "…")
+    reason = re.sub(r"(?<!\w)b?'[^']*'(?!\w)|<[^>]*>|0x[0-9a-f]+", "…", reason)
+    return re.sub(r"\d+(?:[.,]\d+)*(?![.,]?\d|-bit| bits| or \d)", "…", reason)

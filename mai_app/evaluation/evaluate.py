@@ -5,7 +5,6 @@ report.json and report.html.
 """
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -20,10 +19,11 @@ from mai_app.atomic import write_text
 from mai_app.checkpoint import find_checkpoint, load_checkpoint
 from mai_app.config import FPR_CEILING, TIERS, EvaluateConfig, Preprocessing
 from mai_app.data.augment import TIER_SETTINGS, TIER_WORDS, degrade
-from mai_app.data.folders import Record, scan
-from mai_app.data.images import Pixels, decode_file
+from mai_app.data.folders import Record, listing_hash, scan
+from mai_app.data.images import Pixels, decode, read_file
 from mai_app.data.inputs import to_inputs
-from mai_app.data.prepare import assign_split, listing_hash, pixel_hash
+from mai_app.data.prepare import prepare
+from mai_app.data.prepared import PreparedSet, is_prepared, open_prepared
 from mai_app.data.streaming import ordered_map
 from mai_app.device import choose_device
 from mai_app.errors import DataError, ImageError
@@ -31,6 +31,7 @@ from mai_app.evaluation import metrics
 from mai_app.evaluation.audit import file_properties, format_only_scores
 from mai_app.evaluation.report import html_page
 from mai_app.predict import Detector
+from mai_app.progress import say
 
 TRAIN_FILES: Final = 1000
 """Where the train part has twice as many files or more, the format-only baseline is fitted on every k-th of them: at
@@ -51,22 +52,15 @@ def evaluate(config: EvaluateConfig, note: str = "") -> dict[str, Any]:
     path = find_checkpoint(config.model, config.runs)
     detector = Detector(load_checkpoint(path), choose_device(config.device))
     out = config.out or path.parent / f"report-{config.split}"
-    records = scan(config.data)
-    splits = frozenset(record.split for record in records) - {""}
-    if not splits and config.split != "all":
-        tqdm.write(
-            f"no split folders: judging the images that the content's hash puts into {config.split}; "
-            "--split all judges every one",
-            file=sys.stderr,
-        )
+    data, records, read = _open(config)
     header = {
         "mai_version": __version__,
         "checkpoint": detector.checkpoint.sha256,
-        "data": listing_hash(config.data, records),
+        "data": data,
         "split": config.split,
         "tiers": {tier: list(settings) for tier, settings in TIER_SETTINGS.items()},
     }
-    rows = _score(config, detector, records, splits, out / "scores.jsonl", header)
+    rows = _score(config, detector, records, read, out / "scores.jsonl", header)
     judged = [row for row in rows if row["part"] == "judged"]
     counts = [sum(row["label"] == label for row in judged) for label in (0, 1)]
     if not all(counts):
@@ -96,11 +90,40 @@ def evaluate(config: EvaluateConfig, note: str = "") -> dict[str, Any]:
     return report | {"folder": str(out)}
 
 
+def _open(config: EvaluateConfig) -> tuple[str, list[Record], Callable[[Record], bytes]]:
+    """What names the data, its images with their splits, and the function that reads an image's file."""
+    if is_prepared(config.data):
+        prepared = open_prepared(config.data)
+        rows = [row for row in range(len(prepared)) if prepared.original_bytes[row]]
+        where = {prepared.table["file"][row].as_py(): row for row in rows}
+        if not where:
+            raise DataError(f"{config.data}: keeps no image files; name the folder of images that it was made from")
+        records = _of_manifest(prepared, rows)
+        say(f"{config.data} keeps the files of its test part alone, {len(records)} of them")
+        return prepared.fingerprint, records, lambda record: prepared.original(where[record.file])
+
+    records = scan(config.data)
+    splits = {record.split for record in records}
+    data = listing_hash(config.data, records)
+    if config.split != "all" and ("" in splits or ("val" not in splits and config.split != "test")):
+        say("the folders do not say which images are test images: the prepared set's seeded draw does")
+        prepared = prepare(config.data, config.prepared)
+        records = _of_manifest(prepared, range(len(prepared)))
+    return data, records, lambda record: read_file(config.data / record.file)
+
+
+def _of_manifest(prepared: PreparedSet, rows: Iterable[int]) -> list[Record]:
+    """The rows' records, with the splits that preparing gave them; those that it left out are left out."""
+    columns = ["file", "label", "split", "source", "generator", "kind", "tie"]
+    chosen = prepared.table.select(columns).take(list(rows)).to_pylist()
+    return [Record(**row) for row in chosen if row["split"]]
+
+
 def _score(
     config: EvaluateConfig,
     detector: Detector,
     records: list[Record],
-    splits: frozenset[str],
+    read: Callable[[Record], bytes],
     path: Path,
     header: dict[str, Any],
 ) -> list[Row]:
@@ -109,15 +132,15 @@ def _score(
     done = {row["file"] for row in rows}
     training = [record for record in records if record.split == "train"] if config.split == "test" else []
     every = max(1, len(training) // TRAIN_FILES)
-    wanted = training[::every] + [r for r in records if config.split in ("all", r.split) or _undecided(r, splits)]
+    wanted = training[::every] + [record for record in records if config.split in ("all", record.split)]
     wanted = [record for record in dict.fromkeys(wanted) if record.file not in done]
 
-    def read(record: Record) -> tuple[Row, list[Pixels]]:
-        return _read(config, record, splits, detector.info.preprocessing)
+    def look(record: Record) -> tuple[Row, list[Pixels]]:
+        return _look(config, record, read, detector.info.preprocessing)
 
     progress = tqdm(total=len(done) + len(wanted), initial=len(done), desc="evaluating", unit="image", disable=None)
     with progress, path.open("a", encoding="utf-8") as stream:
-        for row, inputs in ordered_map(read, wanted, config.workers):
+        for row, inputs in ordered_map(look, wanted, config.workers):
             if inputs:
                 row["logits"] = dict(zip(TIERS, detector.logits(inputs).tolist(), strict=True))
             stream.write(json.dumps(row) + "\n")
@@ -126,30 +149,22 @@ def _score(
     return rows
 
 
-def _read(
-    config: EvaluateConfig, record: Record, splits: frozenset[str], preprocessing: Preprocessing
+def _look(
+    config: EvaluateConfig, record: Record, read: Callable[[Record], bytes], preprocessing: Preprocessing
 ) -> tuple[Row, list[Pixels]]:
     """An image's row, without its logits yet, and its inputs in each tier, where it is to be judged."""
     row: Row = asdict(record)
+    judged = config.split in ("all", record.split)
     try:
-        image = decode_file(config.data / record.file)
+        image = decode(read(record), record.file)
     except ImageError as error:
-        tqdm.write(f"left out: {error}", file=sys.stderr)
-        judged = config.split in ("all", record.split) or not record.split
+        say(f"left out: {error}")
         return row | {"part": "refused" if judged else "other", "reason": error.reason}, []
-    split = assign_split(record.split, pixel_hash(image.pixels), splits) if _undecided(record, splits) else record.split
-    judged = config.split in ("all", split)
-    if not judged and split != "train":
-        return row | {"part": "other"}, []
     tiers = [degrade(image, tier) for tier in TIERS]
     row["properties"] = {tier: file_properties(seen) for tier, seen in zip(TIERS, tiers, strict=True)}
     if not judged:
         return row | {"part": "train"}, []
     return row | {"part": "judged"}, [to_inputs(seen.pixels, preprocessing) for seen in tiers]
-
-
-def _undecided(record: Record, splits: frozenset[str]) -> bool:
-    return not record.split or (record.split == "train" and "val" not in splits)
 
 
 def _resume(path: Path, header: dict[str, Any]) -> list[Row]:

@@ -62,8 +62,7 @@ def test_fewer_images_than_a_batch_still_make_one() -> None:
 def test_workers_change_nothing(data_set: Path, tmp_path: Path, mode: str) -> None:
     prepared = prepare(data_set, tmp_path)
     images = TrainingImages(prepared, Preprocessing(input=mode), seed=0, epoch=2)  # type: ignore[arg-type]
-    labels = np.array([image.label for image in prepared.images])
-    batches = draw_epoch(labels, [image.source for image in prepared.images], 16, 0.5, seed=0, epoch=2)
+    batches = draw_epoch(prepared.labels, prepared.sources, 16, 0.5, seed=0, epoch=2)
     alone = list(training_batches(images, batches, workers=0))
     helped = list(training_batches(images, batches, workers=2))
     assert len(alone) == len(helped) == 8
@@ -97,8 +96,8 @@ def test_validation_comes_in_order_with_its_labels(data_set: Path, tmp_path: Pat
     parts = list(validation_batches(prepared, chosen, Preprocessing(), batch_size=2))
     assert [len(pixels) for pixels, _ in parts] == [2, 1]
     labels = torch.cat([targets for _, targets in parts])
-    assert labels.tolist() == [float(prepared.images[i].label) for i in chosen]
-    np.testing.assert_array_equal(parts[1][0][0].numpy(), prepared.resized[7])
+    assert labels.tolist() == prepared.labels[chosen].tolist()
+    np.testing.assert_array_equal(parts[1][0][0].numpy(), prepared.stretched(7))
 
 
 def test_floats_run_from_0_to_1_channels_last() -> None:

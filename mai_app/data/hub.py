@@ -1,0 +1,217 @@
+"""The Hugging Face Hub: what a data set holds, and its files, fetched whole or not at all.
+
+Everything goes through the Hub's own client, which reads HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE by itself. Addresses
+are cut at the question mark before they are shown: behind it a signature may stand.
+"""
+
+import errno
+import fnmatch
+import hashlib
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, TypeVar
+
+import huggingface_hub
+import tqdm
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
+
+from mai_app.errors import DataError, SourceError
+
+TRIES: Final = 6
+LONGEST_PAUSE: Final = 300.0  # seconds
+_AGAIN: Final = (408, 425, 429, 500, 502, 503, 504)
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of a repository, as its listing names it."""
+
+    path: str
+    size: int
+    sha256: str | None
+    """Of the content, where the Hub knows it: of every large file."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a request that fails is tried again."""
+
+    first_pause: float = 2.0
+    """Seconds; doubles from one try to the next, unless the server names the time itself."""
+    sleep: Callable[[float], None] = time.sleep
+
+
+def list_files(
+    repository: str, revision: str, patterns: tuple[str, ...], patience: Patience
+) -> tuple[str, list[RemoteFile]]:
+    """The commit that a revision stands for, and its files that match a pattern, ordered by path.
+
+    Raises SourceError where the data set is gone, closed, or has none of the files.
+    """
+    api = huggingface_hub.HfApi(library_name="mai")
+    named = f"{repository}@{revision}"
+
+    def ask() -> tuple[str, list[RemoteFile]]:
+        commit = str(api.dataset_info(repository, revision=revision).sha)
+        # A folder at a time: one of the six sets has 16,000 files, of which a folder is needed.
+        found = {}
+        for folder in sorted({_folder(pattern) for pattern in patterns}):
+            listing = api.list_repo_tree(
+                repository,
+                folder or None,
+                recursive=any("**" in p for p in patterns),
+                revision=commit,
+                repo_type="dataset",
+            )
+            for entry in listing:
+                if isinstance(entry, huggingface_hub.RepoFile) and _matches(entry.path, patterns):
+                    sha256 = entry.lfs.sha256 if entry.lfs else None
+                    found[entry.path] = RemoteFile(entry.path, entry.size, sha256)
+        return commit, [found[path] for path in sorted(found)]
+
+    commit, files = _patiently(ask, named, patience)
+    if not files:
+        raise SourceError(f"{named}: holds no file named {' or '.join(patterns)}")
+    return commit, files
+
+
+def download(
+    repository: str,
+    file: RemoteFile,
+    commit: str,
+    folder: Path,
+    patience: Patience,
+    progress: Callable[[int], None] = lambda _bytes: None,
+) -> Path:
+    """Fetch a file into a folder, or take it from the client's cache, and return its path; it is whole.
+
+    `progress` is told of bytes as they come, of a negative number where some come again; what it raises ends the
+    download. Raises SourceError where the file can't be had, DataError where the disk is full.
+    """
+    name = f"{repository}/{file.path}"
+    cached = huggingface_hub.try_to_load_from_cache(repository, file.path, revision=commit, repo_type="dataset")
+    if isinstance(cached, str) and _is_whole(Path(cached), file):
+        progress(file.size)
+        return Path(cached)
+    told = 0
+
+    class Told(tqdm.tqdm):  # type: ignore[type-arg]
+        """The client's progress bar, which shows nothing and passes the bytes on."""
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            super().__init__(disable=True)
+
+        def update(self, n: float | None = 1) -> None:
+            nonlocal told
+            told += int(n or 0)
+            progress(int(n or 0))
+
+    def fetch() -> Path:
+        nonlocal told
+        progress(-told)
+        told = 0
+        path = Path(
+            huggingface_hub.hf_hub_download(
+                repository,
+                file.path,
+                repo_type="dataset",
+                revision=commit,
+                local_dir=folder,
+                library_name="mai",
+                tqdm_class=Told,
+            )
+        )
+        if not _is_whole(path, file):
+            path.unlink()
+            raise _NotWholeError
+        return path
+
+    return _patiently(fetch, name, patience)
+
+
+class _NotWholeError(Exception):
+    def __str__(self) -> str:
+        return "what came is not the file that the Hub lists: another length or SHA-256"
+
+
+def _patiently(action: Callable[[], Result], name: str, patience: Patience) -> Result:
+    """The action's result; what may pass is tried again, what won't is a SourceError at once."""
+    # The client reports its own tries with whole addresses.
+    huggingface_hub.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    pause = patience.first_pause
+    for left in reversed(range(TRIES)):
+        try:
+            return action()
+        except (httpx.HTTPError, OSError, _NotWholeError) as error:
+            reason, again, wait = _judge(error)
+            if not again or not left:
+                tries = f" ({TRIES} tries)" if again else ""
+                raise SourceError(f"{name}: {reason}{tries}") from None
+        patience.sleep(min(wait if wait is not None else pause, LONGEST_PAUSE))
+        pause *= 2
+    raise AssertionError("unreachable")
+
+
+def _judge(error: Exception) -> tuple[str, bool, float | None]:
+    """Why it failed in words, whether to try again, and the seconds that the server asks for."""
+    if isinstance(error, LocalEntryNotFoundError):
+        # What the client makes of any failure to ask for a file's head.
+        cause = error.__cause__
+        if isinstance(cause, (httpx.HTTPError, OSError)):
+            return _judge(cause)
+    if isinstance(error, OfflineModeIsEnabled) or huggingface_hub.constants.is_offline_mode():
+        return "not fetched yet, and HF_HUB_OFFLINE is set", False, None
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        raise DataError(
+            f"the disk is full ({error.filename or 'downloads'}); free some space, the same command carries on"
+        )
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        if isinstance(error, EntryNotFoundError):
+            return "the Hub has no such file (404)", False, None
+        words = {
+            401: "gone, or not for everyone: log in or set HF_TOKEN (401)",
+            403: "not for this account: ask for access on its page, set HF_TOKEN (403)",
+            404: "the Hub has no such data set or revision (404)",
+        }.get(status, f"the Hub answers {status}")
+        seconds = error.response.headers.get("Retry-After", "")
+        return words, status in _AGAIN, float(seconds) if seconds.isdecimal() else None
+    text = re.sub(r"\?\S+", "?…", str(error)).strip() or type(error).__name__
+    # An OSError with a number is this machine's: no permission, no such folder.
+    local = isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError)
+    return text.splitlines()[0], not local, None
+
+
+def _is_whole(path: Path, file: RemoteFile) -> bool:
+    if path.stat().st_size != file.size:
+        return False
+    if file.sha256 is None:
+        return True
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
+
+
+def _folder(pattern: str) -> str:
+    """The folder in which a pattern's files lie: what stands before its first wildcard's component."""
+    parts = PurePosixPath(pattern).parts[:-1]
+    fixed = []
+    for part in parts:
+        if any(sign in part for sign in "*?["):
+            break
+        fixed.append(part)
+    return "/".join(fixed)
+
+
+def _matches(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)

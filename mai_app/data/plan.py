@@ -1,0 +1,269 @@
+"""What a prepared set is to be made of: sources chosen, their files listed and drawn, written down, and kept to."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from mai_app.atomic import write_text
+from mai_app.config import CLASSES, NEAR_DUPLICATE_BITS, PREPARED_WINDOW, SPLITTING, PrepareConfig
+from mai_app.data.folders import Record, listing_hash, scan, walk_images
+from mai_app.data.hub import Patience, RemoteFile, list_files
+from mai_app.data.prepared import VERSION
+from mai_app.data.readers import draw
+from mai_app.data.sources import SOURCES, Source
+from mai_app.data.units import MOST_BYTES
+from mai_app.errors import DataError, SourceError
+
+FOLDER_UNIT: Final = 1000
+"""Files of a local folder in one unit."""
+OWN_IMAGES: Final = ("**.zip", "**.parquet")
+"""Files taken of a Hub data set that no row of the table describes."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of this machine as a source: with a label for all that is in it, or with class folders."""
+
+    name: str
+    path: Path
+    label: int | None
+
+    def records(self) -> list[Record]:
+        """Its image files; raises DataError if it has none, or no class folders where it needs them."""
+        if self.label is None:
+            return scan(self.path)
+        if not self.path.is_dir():
+            raise DataError(f"{self.path}: no such folder")
+        files = sorted("/".join(path.relative_to(self.path).parts) for path in walk_images(self.path))
+        if not files:
+            raise DataError(f"{self.path}: holds no image")
+        return [Record(file, self.label, "", self.name, "", "") for file in files]
+
+
+@dataclass(frozen=True)
+class RemoteUnit:
+    """One remote file: the unit of work."""
+
+    name: str
+    source: Source
+    commit: str
+    file: RemoteFile
+    most: int | None
+    """Images taken of it at most, drawn by the seed."""
+
+    @property
+    def images(self) -> int:
+        """How many images it will yield, about."""
+        return min(self.most or 2**60, max(1, self.file.size // self.source.image_bytes))
+
+
+@dataclass(frozen=True)
+class FolderUnit:
+    """Some files of a local folder."""
+
+    name: str
+    root: Path
+    prefix: str
+    """Stands before the files' names in the manifest, where several sources share it."""
+    records: tuple[Record, ...]
+
+    @property
+    def images(self) -> int:
+        """How many images it will yield at most."""
+        return len(self.records)
+
+
+Unit = RemoteUnit | FolderUnit
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A prepared set's units, and the sources that could not be had."""
+
+    units: tuple[Unit, ...]
+    flags: dict[str, RemoteUnit] = field(default_factory=dict)
+    """By source name the table of images to leave out, where the source has one."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """By source name why it is not in the set."""
+
+
+def choose_sources(config: PrepareConfig) -> list[Source | Folder]:
+    """What the command line names: rows of the table, data sets of the Hub, folders. Raises DataError for others."""
+    rows = {source.name: source for source in SOURCES} | {source.repository: source for source in SOURCES}
+    own = [name for name in config.source if name not in rows]
+    if len(config.label) > 1 and len(config.label) != len(own):
+        raise DataError(
+            f"--label comes {len(config.label)} times for {len(own)} sources of your own: once, or for each"
+        )
+    labels = dict(zip(own, config.label * len(own) if len(config.label) == 1 else config.label, strict=False))
+    chosen: list[Source | Folder] = []
+    for name in config.source or [source.name for source in SOURCES]:
+        label = CLASSES.index(labels[name]) if name in labels else None
+        if name in rows:
+            chosen.append(rows[name])
+        elif Path(name).is_dir():
+            chosen.append(Folder(_slug(Path(name).resolve().name), Path(name), label))
+        elif re.fullmatch(r"[\w.-]+/[\w.-]+(@.+)?", name) and not name.startswith("."):
+            chosen.append(_own_source(name, label, config.files))
+        else:
+            known = ", ".join(source.name for source in SOURCES)
+            raise DataError(f"--source {name}: no folder here, no owner/name of the Hub, not one of {known}")
+    names = [source.name for source in chosen]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"--source: two are called {', '.join(twice)}")
+    if unknown := sorted(set(config.require) - set(names) - {"all"}):
+        raise DataError(f"--require {', '.join(unknown)}: not among the sources ({', '.join(names)})")
+    return [source if isinstance(source, Folder) else _limited(source, config) for source in chosen]
+
+
+def make_plan(config: PrepareConfig, folder: Path, patience: Patience) -> Plan:
+    """The plan of a set's folder: read where it is written down, made and written down where it is not.
+
+    A remote source keeps to the commit it was planned with. One that can't be had is missing, and is asked for again
+    the next time. Raises DataError if the folder was planned with other settings, or a --required source is missing.
+    """
+    path = folder / "plan.json"
+    written: dict[str, Any] = {"version": VERSION, "seed": config.seed, "sources": {}}
+    if path.exists():
+        try:
+            written = json.loads(path.read_text())
+            version, seed = written["version"], written["seed"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: is damaged ({error}); delete {folder}") from None
+        if version != VERSION:
+            raise DataError(f"{folder}: of version {version}, this MAI makes {VERSION}; delete it")
+        _same_as_planned(folder, "seed", seed, config.seed)
+    units: list[Unit] = []
+    flags: dict[str, RemoteUnit] = {}
+    missing: dict[str, str] = {}
+    planned: dict[str, Any] = {}
+    chosen = choose_sources(config)
+    if left := sorted(set(written["sources"]) - {source.name for source in chosen}):
+        raise DataError(f"{folder}: was planned with {', '.join(left)}, too; name the same sources, or another --name")
+    for source in chosen:
+        before = written["sources"].get(source.name)
+        try:
+            if isinstance(source, Folder):
+                entry, more = _plan_folder(folder, source, before)
+            else:
+                entry = _plan_source(folder, source, before, config.seed, patience)
+                *more, table = _remote_units(source, entry)
+                if table:
+                    flags[source.name] = table
+        except SourceError as error:
+            if source.name in config.require or "all" in config.require:
+                raise SourceError(f"{error}; it is --require'd, so nothing was made") from None
+            missing[source.name] = str(error)
+            continue
+        planned[source.name] = entry
+        units += more
+    if not units:
+        raise DataError(f"{folder}: none of the sources can be had: {'; '.join(missing.values())}")
+    # What is missing now may have been there before: its units stay.
+    write_text(path, json.dumps(written | {"sources": written["sources"] | planned}, indent=1) + "\n")
+    return Plan(tuple(units), flags, missing)
+
+
+def plan_folder(data: Path) -> tuple[str, list[FolderUnit]]:
+    """The name of a folder's prepared set, which changes when the folder does, and its units."""
+    records = scan(data)
+    listing = listing_hash(data, records, f"{VERSION} {PREPARED_WINDOW} {NEAR_DUPLICATE_BITS} {SPLITTING}")
+    return f"{data.resolve().name}-{listing[:12]}", list(_folder_units("", data, records))
+
+
+def bytes_needed(units: list[Unit], jobs: int) -> tuple[int, int]:
+    """Estimated bytes on the disk: stored in the end, and of downloads at one time."""
+    stored = sum(unit.images * MOST_BYTES for unit in units)
+    # A tenth of the files is kept as they are, for the test part.
+    stored += sum(unit.images * unit.source.image_bytes // 10 for unit in units if isinstance(unit, RemoteUnit))
+    sizes = sorted((unit.file.size for unit in units if isinstance(unit, RemoteUnit)), reverse=True)
+    return stored, sum(sizes[:jobs])
+
+
+def _plan_source(folder: Path, source: Source, before: Any, seed: int, patience: Patience) -> dict[str, Any]:
+    row = json.loads(json.dumps(asdict(source), default=sorted))
+    if before:
+        _same_as_planned(folder, source.name, before["row"], row)
+        return before  # type: ignore[no-any-return]
+    patterns = source.files + ((source.flags.file,) if source.flags else ())
+    commit, files = list_files(source.repository, source.revision, patterns, patience)
+    table = [file for file in files if source.flags and file.path == source.flags.file]
+    images = [file for file in files if file not in table]
+    if source.files == OWN_IMAGES:
+        # A data set that has both has the same images in both.
+        images = [file for file in images if file.path.endswith(".zip")] or images
+    if not images:
+        raise SourceError(f"{source.repository}: holds no file named {' or '.join(source.files)}")
+    drawn = draw((file.path for file in images), source.parts, seed)
+    taken = [asdict(file) for file in images if file.path in drawn]
+    return {"row": row, "commit": commit, "files": taken, "flags": asdict(table[0]) if table else None}
+
+
+def _remote_units(source: Source, entry: dict[str, Any]) -> Iterator[Any]:
+    """A unit a file, and at last that of the table of images to leave out, or None."""
+    files = [RemoteFile(**file) for file in entry["files"]]
+    most = math.ceil(source.cap / len(files)) if source.cap is not None else None
+    for number, file in enumerate(files):
+        of_kind = replace(source, container="parquet" if PurePosixPath(file.path).suffix == ".parquet" else "zip")
+        yield RemoteUnit(f"{source.name}--{number:05}-{_slug(file.path)}", of_kind, entry["commit"], file, most)
+    table = entry["flags"]
+    yield RemoteUnit(source.name, source, entry["commit"], RemoteFile(**table), None) if table else None
+
+
+def _plan_folder(folder: Path, source: Folder, before: Any) -> tuple[dict[str, Any], list[FolderUnit]]:
+    records = source.records()
+    entry = {"folder": str(source.path), "label": source.label, "listing": listing_hash(source.path, records)}
+    if before:
+        _same_as_planned(folder, f"{source.name}'s label", before["label"], source.label)
+        if before["listing"] != entry["listing"]:
+            raise DataError(f"{source.path}: has changed since {folder} was planned; choose another --name")
+    return entry, list(_folder_units(source.name, source.path, records))
+
+
+def _folder_units(prefix: str, root: Path, records: list[Record]) -> Iterator[FolderUnit]:
+    for number, start in enumerate(range(0, len(records), FOLDER_UNIT)):
+        name = f"{prefix}--{number:05}" if prefix else f"{number:05}"
+        yield FolderUnit(name, root, f"{prefix}/" if prefix else "", tuple(records[start : start + FOLDER_UNIT]))
+
+
+def _own_source(name: str, label: int | None, files: tuple[str, ...]) -> Source:
+    repository, _, revision = name.partition("@")
+    if label is None:
+        raise DataError(f"--source {name}: needs its --label, authentic or synthetic")
+    return Source(
+        name=_slug(repository),
+        repository=repository,
+        label=label,
+        container="zip",
+        files=files or OWN_IMAGES,
+        revision=revision or "main",
+        licence="see its card",
+    )
+
+
+def _limited(source: Source, config: PrepareConfig) -> Source:
+    for flag, value in (("parts", config.parts), ("cap", config.cap)):
+        if value is not None and value < 1:
+            raise DataError(f"--{flag} {value}: must be at least 1")
+    parts = source.parts if config.parts is None else config.parts
+    return replace(source, parts=parts, cap=source.cap if config.cap is None else config.cap)
+
+
+def _same_as_planned(folder: Path, what: str, before: Any, now: Any) -> None:
+    if before == now:
+        return
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        changes = "; ".join(f"{key} {before.get(key)} → {now.get(key)}" for key in keys)
+    else:
+        changes = f"{before} → {now}"
+    raise DataError(f"{folder}: was planned with another {what} ({changes}); choose another --name")
+
+
+def _slug(text: str) -> str:
+    """A name for a folder: letters, digits, dots and single hyphens."""
+    return re.sub(r"[^\w.]+", "-", text).strip("-.")

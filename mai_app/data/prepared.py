@@ -1,0 +1,138 @@
+"""A complete prepared set: its manifest as columns, its pixels mapped into memory, not read.
+
+The folder holds plan.json (what it is made of), units/ (the pixels), manifest.csv (a line an image), refused.jsonl (a
+line a file that could not be decoded) and prepared.json (written last: without it the set is not complete).
+"""
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv
+
+from mai_app.config import IMAGE_SIZE
+from mai_app.data.images import Pixels
+from mai_app.data.units import COLUMNS, STRETCHED_BYTES
+from mai_app.errors import DataError
+
+VERSION: Final = 2
+MANIFEST: Final = {"split": pa.string(), "left_out": pa.string(), "group": pa.string(), "unit": pa.string(), **COLUMNS}
+"""Columns of manifest.csv: the units' own, and split (empty where left out), left_out (why), group and unit."""
+OPEN_UNITS: Final = 256
+"""Units mapped at a time: each takes one of the process's open files."""
+
+
+class PreparedSet:
+    """A prepared set's images by their row in the manifest; the left-out ones are among them, with no split."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any], table: pa.Table) -> None:
+        self.folder = folder
+        self.facts = facts
+        """prepared.json."""
+        self.table = table
+        """The manifest, (n rows)."""
+        self.labels: npt.NDArray[np.int64] = table["label"].to_numpy()
+        self.splits: npt.NDArray[np.str_] = table["split"].to_numpy().astype(str)
+        self.lossy: npt.NDArray[np.bool_] = table["lossy"].to_numpy().astype(bool)
+        self._at = table["at"].to_numpy()
+        self._heights, self._widths = table["window_height"].to_numpy(), table["window_width"].to_numpy()
+        self.original_bytes: npt.NDArray[np.int64] = table["original_bytes"].to_numpy()
+        units = table["unit"].combine_chunks().dictionary_encode()
+        self._unit_of, self._units = units.indices.to_numpy(), units.dictionary.to_pylist()
+        self._maps: OrderedDict[int, Pixels] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # For a loader's processes: to map the files again, not to send the pixels.
+        return open_prepared, (self.folder,)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all images' pixels, labels, splits and sources: names the data that a model was trained on."""
+        return str(self.facts["fingerprint"])
+
+    @property
+    def sources(self) -> list[str]:
+        """Each image's source."""
+        return self.table["source"].to_pylist()  # type: ignore[no-any-return]
+
+    def file(self, row: int) -> str:
+        """The image's name in the manifest."""
+        return str(self.table["file"][row])
+
+    def rows(self, split: str) -> npt.NDArray[np.int64]:
+        """Rows of the split's images."""
+        return np.flatnonzero(self.splits == split)
+
+    def stretched(self, row: int) -> Pixels:
+        """The whole image, stretched: (200, 200, 3) uint8, a view."""
+        return self._bytes(row, 0, STRETCHED_BYTES).reshape(IMAGE_SIZE, IMAGE_SIZE, 3)
+
+    def window(self, row: int) -> Pixels:
+        """The image's window of native pixels, (≤ 256, ≤ 256, 3) uint8, a view."""
+        shape = (int(self._heights[row]), int(self._widths[row]), 3)
+        return self._bytes(row, STRETCHED_BYTES, int(np.prod(shape))).reshape(shape)
+
+    def original(self, row: int) -> bytes:
+        """The image's own file, where the set keeps it; else no bytes."""
+        window = int(self._heights[row]) * int(self._widths[row]) * 3
+        return self._bytes(row, STRETCHED_BYTES + window, int(self.original_bytes[row])).tobytes()
+
+    def jpeg_qualities(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """JPEG qualities (m,) of those of the rows' files that are JPEG."""
+        return np.asarray(self.table["jpeg_quality"].take(rows).drop_null().to_numpy(), dtype=np.int64)
+
+    def refused(self) -> list[dict[str, str]]:
+        """The files that could not be decoded: file, source, reason."""
+        with (self.folder / "refused.jsonl").open(encoding="utf-8") as stream:
+            return [json.loads(line) for line in stream]
+
+    def _bytes(self, row: int, offset: int, size: int) -> Pixels:
+        unit = int(self._unit_of[row])
+        pixels = self._maps.get(unit)
+        if pixels is None:
+            path = self.folder / "units" / self._units[unit] / "pixels.u8"
+            pixels = self._maps[unit] = np.memmap(path, np.uint8, "r")
+            if len(self._maps) > OPEN_UNITS:
+                self._maps.popitem(last=False)
+        start = int(self._at[row]) + offset
+        return pixels[start : start + size]
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder is a prepared set, or the beginning of one."""
+    return (folder / "plan.json").is_file()
+
+
+def open_prepared(folder: Path) -> PreparedSet:
+    """Map a complete prepared set into memory; raises DataError if it is missing, incomplete or damaged."""
+    if is_prepared(folder) and not (folder / "prepared.json").is_file():
+        raise DataError(f"{folder}: is not complete; the command that began it (mai prepare, mai train) carries on")
+    try:
+        facts = json.loads((folder / "prepared.json").read_text())
+        if facts["version"] != VERSION:
+            raise DataError(f"{folder}: of version {facts['version']}, this MAI reads {VERSION}; delete it")
+        table = read_table(folder / "manifest.csv", MANIFEST)
+        for unit, size in facts["units"].items():
+            if (folder / "units" / unit / "pixels.u8").stat().st_size != size:
+                raise ValueError(f"{unit} is not as long as it was")
+        if table.num_rows != facts["images"]:
+            raise ValueError("manifest.csv is not as long as it was")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder}: not a complete prepared set ({error}); delete it, it will be made anew") from None
+    return PreparedSet(folder, facts, table)
+
+
+def read_table(path: Path, columns: dict[str, pa.DataType]) -> pa.Table:
+    """A comma-separated table with exactly these columns; raises ValueError (pyarrow's) for any other."""
+    return pyarrow.csv.read_csv(
+        path,
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=columns, include_columns=list(columns)),
+    )

@@ -1,0 +1,298 @@
+"""An audit's figures for people: text for the terminal, and one HTML page with plots and no outside request."""
+
+import html
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow as pa
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+from mai_app.config import CLASSES
+from mai_app.evaluation.audit import PROPERTIES, Floats, Ints, column_codes, table_properties
+from mai_app.evaluation.report import _PAGE, CLASS_COLOURS, _axes, _cut, _interval, _number, _svg
+
+WIDTH: Final = 110
+ROWS: Final = {"text": 15, "page": 200}
+"""Rows of a table by source, kind or generator; a set from the web has thousands of sources."""
+TABLES: Final = {"splits": "split", "sources": "source", "kinds": "kind", "generators": "generator"}
+COLOUR: Final = "#009E73"
+"""What concerns both classes, in Okabe and Ito's colours as the classes are."""
+NOTE: Final = (
+    "AUROC: the chance that a synthetic image gets a higher score than an authentic one; 0.5 is chance, 1 is certain. "
+    "The scores come from boosted trees that see properties of the file alone, never a pixel; each image is scored by "
+    "trees that have seen none of its duplicates. A file that is no JPEG counts as JPEG quality 0. New sources: whole "
+    "sources held out, with intervals over sources; the others are over images. The bias: Grommelt et al. 2024."
+)
+REMEDY: Final = (
+    "What MAI does about it: training degrades the images of both classes alike, by the same rescaling and JPEG "
+    "compression, so that the file's past says less about the class; and mai evaluate judges in tiers of damage in "
+    "which both classes are treated alike, beside the same baseline of the files alone: a detector that does not beat "
+    "it has shown nothing. What no training mends: a set whose classes come from different sources. Add synthetic "
+    "images in the formats and sizes of the authentic ones, and authentic ones in those of the synthetic ones."
+)
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """The audit's result in a few plain sentences."""
+    whole, held_out = report["all"], report["sources_held_out"]
+    area = whole["auroc"]
+    if area["value"] is None:
+        return f"How well the files alone tell the classes apart can't be measured: {whole['reason']}."
+    worst = report["properties"][0]
+    if area["low"] <= 0.5:
+        words = f"The files alone do not tell the classes apart: AUROC {_short(area)}, where 0.5 is chance."
+    else:
+        words = (
+            f"The files alone tell the classes apart with AUROC {_short(area)}: a detector can reach that without "
+            f"looking at a pixel. Worst: {worst['name']}, {worst['predicts']:.2f}."
+        )
+    beyond = held_out["auroc"]
+    if beyond["value"] is None:
+        return f"{words} Whether that carries over to new sources can't be measured: {held_out['reason']}."
+    words += f" With whole sources held out, AUROC {_short(beyond)}: "
+    if area["low"] <= 0.5 and beyond["low"] <= 0.5:
+        return f"{words}nothing to carry over."
+    if beyond["low"] <= 0.5:
+        return f"{words}the files name the source more than the class; nothing sure carries over to new sources."
+    return f"{words}the shortcut carries over to new sources{'' if held_out['gap'] < 0.05 else ', in part'}."
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """The report as plain text, for a terminal of 110 columns."""
+    lines = [*_wrap(headline(report)), "", *_wrap(_about(report))]
+    lines += ["", f"{'property':<16}{'AUROC (95 %)':<22}how the classes differ"]
+    for name, area, words in _areas(report):
+        for i, line in enumerate(textwrap.wrap(words, WIDTH - 38) or [""]):
+            lines.append(f"{'' if i else name:<16}{'' if i else _interval(area):<22}{line}".rstrip())
+    for title, items in _findings(report):
+        lines += ["", *_wrap(title), *(f"  {_cut(item, WIDTH - 2)}" for item in items)]
+    for key, word in TABLES.items():
+        rows = report[key]
+        lines += ["", f"{'by ' + word:<66}" + "".join(f"{column:>11}" for column in _columns(key))]
+        for row in rows[: ROWS["text"]]:
+            cells = "".join(f"{row[column.replace(' ', '_')]:>11,}" for column in _columns(key))
+            lines.append(f"{_cut(_line(row['name']), 66):<66}{cells}")
+        if len(rows) > ROWS["text"]:
+            lines.append(f"… and {len(rows) - ROWS['text']:,} more, listed on the page")
+    return "\n".join([*lines, "", *_wrap(REMEDY)])
+
+
+def html_page(report: Mapping[str, Any], table: pa.Table) -> str:
+    """The report as one HTML page; the distributions are those of the manifest's images that are not left out."""
+    with mpl.rc_context(
+        {
+            "svg.hashsalt": "mai",
+            "svg.fonttype": "none",
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "font.family": "sans-serif",
+        }
+    ):
+        plots = [("AUROC of each property, with 95 % intervals", _svg(_plot_areas(report)))]
+        if report["all"]["auroc"]["value"] is not None:
+            plots.append(("All properties together: ROC curve", _svg(_plot_roc(report))))
+        plots += [(f"{caption}, by class", _svg(figure)) for caption, figure in _distributions(table)]
+    figures = "".join(f"<figure>{svg}<figcaption>{_safe(caption)}</figcaption></figure>" for caption, svg in plots)
+    areas = "".join(
+        f"<tr><th>{_safe(name)}</th><td>{_interval(area, html_=True)}</td><td class=words>{_safe(words)}</td></tr>"
+        for name, area, words in _areas(report)
+    )
+    findings = "".join(
+        f"<h2>{_safe(title)}</h2>"
+        + (f"<ul>{''.join(f'<li>{_safe(item)}</li>' for item in items)}</ul>" if items else "")
+        for title, items in _findings(report)
+    )
+    # Every page of MAI looks alike: its head is the report's.
+    head = _PAGE[: _PAGE.index("</style>")].format(title=_safe(f"MAI: audit of {report['name']}"))
+    return (
+        f"{head}.words {{ text-align: left; white-space: normal; width: 60% }} li {{ overflow-wrap: anywhere }}\n"
+        f"</style></head><body>\n<h1>{_safe('Audit of ' + report['name'])}</h1>"
+        f"<p><strong>{_safe(headline(report))}</strong></p>\n<p>{_safe(_about(report))}</p>\n"
+        f'<p class="note">{NOTE}</p>\n<div class="scroll"><table><thead><tr><th></th><th>AUROC</th>'
+        f"<th class=words>how the classes differ</th></tr></thead><tbody>{areas}</tbody></table></div>\n"
+        f'<div class="plots">{figures}</div>\n<h2>What to do about it</h2><p>{REMEDY}</p>\n'
+        + findings
+        + "".join(_table_html(report, key) for key in TABLES)
+        + f'<p class="note">Made by <code>mai audit {_safe(report["name"])}</code>, MAI '
+        f"{_safe(report['mai_version'])}, seed {report['seed']}.</p>\n</body></html>\n"
+    )
+
+
+def _about(report: Mapping[str, Any]) -> str:
+    """What was measured on what."""
+    used = report["used"]
+    words = (
+        f"{report['name']}: {used['authentic']:,} authentic and {used['synthetic']:,} synthetic images in the set, "
+        f"{report['images'] - sum(used.values()):,} left out, {report['refused']['count']:,} unreadable."
+    )
+    if report["sampled"]:
+        words += f" The AUROCs are those of a random sample of {report['measured']:,} of them (seed {report['seed']})."
+    balanced = report["all"]["balanced_accuracy"]
+    if balanced["value"] is not None:
+        words += (
+            f" Balanced accuracy of all properties at score 0.5: {_short(balanced)}; "
+            f"{report['all']['folds']} folds by duplicate group."
+        )
+    return words
+
+
+def _areas(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], str]]:
+    """What is measured, its AUROC, and words on it."""
+    held_out = report["sources_held_out"]
+    gap = "" if held_out["gap"] is None else f"{held_out['gap']:+.3f} is what knowing the source adds"
+    return [
+        ("all together", report["all"]["auroc"], report["all"]["reason"]),
+        ("new sources", held_out["auroc"], held_out["reason"] or f"all together, whole sources held out; {gap}"),
+        *((row["name"], row["auroc"], "; ".join(row["statements"])) for row in report["properties"]),
+    ]
+
+
+def _findings(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Duplicates, images left out and unreadable files: a title each, and what to list below it."""
+    found, refused = report["duplicates"], report["refused"]
+    across, both = found["across_given_splits"], found["both_labels"]
+    left_out = sum(report["left_out"].values())
+    return [
+        (
+            f"Duplicates: {found['groups']:,} groups of alike images, {found['images']:,} images in all; "
+            f"{found['exact_images']:,} images in {found['exact_groups']:,} groups are alike to the pixel",
+            [],
+        ),
+        (
+            f"Across the given splits stood {across['groups']:,} groups of alike images, {across['images']:,} images",
+            _examples(across["examples"]),
+        ),
+        (
+            f"Under both labels stood {both['groups']:,} groups of alike images, {both['images']:,} images",
+            _examples(both["examples"]),
+        ),
+        (f"Left out: {left_out:,} images", [f"{n:,}: {_line(reason)}" for reason, n in report["left_out"].items()]),
+        (
+            f"Unreadable: {refused['count']:,} files",
+            [f"{n:,}: {_line(reason)}" for reason, n in refused["reasons"].items()]
+            + [f"{_line(row['file'])}: {_line(row['reason'])}" for row in refused["files"]],
+        ),
+    ]
+
+
+def _examples(examples: Sequence[Mapping[str, str]]) -> list[str]:
+    return [" = ".join(f"{_line(file)} ({value})" for value, file in example.items()) for example in examples]
+
+
+def _columns(key: str) -> list[str]:
+    """The columns of a table of counts that say something in it."""
+    if key == "generators":
+        return ["synthetic", "left out"]
+    return [*CLASSES, *(["left out"] if key != "splits" else []), *(["refused"] if key == "sources" else [])]
+
+
+def _table_html(report: Mapping[str, Any], key: str) -> str:
+    rows = report[key]
+    head = "".join(f"<th>{column}</th>" for column in _columns(key))
+    body = "".join(
+        f"<tr><th>{_safe(row['name'])}</th>"
+        + "".join(f"<td>{row[column.replace(' ', '_')]:,}</td>" for column in _columns(key))
+        + "</tr>"
+        for row in rows[: ROWS["page"]]
+    )
+    more = f"<p class=note>… and {len(rows) - ROWS['page']:,} more</p>" if len(rows) > ROWS["page"] else ""
+    return (
+        f'<h2>Images by {TABLES[key]}</h2><div class="scroll"><table><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>{more}\n"
+    )
+
+
+def _plot_areas(report: Mapping[str, Any]) -> Figure:
+    figure, axes = _axes("AUROC", "")
+    rows = [(name, area) for name, area, _ in _areas(report) if area["value"] is not None][::-1]
+    for at, (name, area) in enumerate(rows):
+        colour = CLASS_COLOURS[0] if name in PROPERTIES else COLOUR
+        axes.barh(at, area["value"] - 0.5, left=0.5, color=colour, height=0.6)
+        axes.plot([area["low"], area["high"]], [at, at], color="0.1", linewidth=1.2)
+        axes.annotate(f"{area['value']:.2f}", (1.02, at), va="center", annotation_clip=False)
+    axes.axvline(0.5, color="0.3", linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.set_xlim(min([0.4, *(area["low"] for _, area in rows)]), 1)
+    axes.set_title("0.5, dashed, is chance", fontsize=8, color="0.35", loc="left")
+    return figure
+
+
+def _plot_roc(report: Mapping[str, Any]) -> Figure:
+    figure, axes = _axes("false positive rate", "true positive rate")
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, label="chance")
+    area = _number(report["all"]["auroc"]["value"])
+    axes.plot(report["roc"]["fpr"], report["roc"]["tpr"], color=COLOUR, label=f"files alone, {area}")
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def _distributions(table: pa.Table) -> list[tuple[str, Figure]]:
+    """A plot of each property: both classes' shares of its values, side by side."""
+    codes, reasons = column_codes(table, "left_out")
+    used = np.array([not reason for reason in reasons], dtype=bool)[codes]
+    values = table_properties(table)[used]
+    labels = np.asarray(table.column("label").to_numpy(), dtype=np.int64)[used]
+    formats, names = column_codes(table.filter(pa.array(used)), "format")
+    plots = [("format", _plot_formats(formats, names, labels))]
+    for i, name in enumerate(PROPERTIES[1:], 1):
+        rows = values[:, i] > 0
+        if rows.any():
+            caption = f"{name} of the JPEG files" if name == "JPEG quality" else name
+            plots.append((caption, _plot_numbers(name, values[rows, i], labels[rows])))
+    return plots
+
+
+def _plot_formats(codes: Ints, names: Sequence[str], labels: Ints) -> Figure:
+    figure, axes = _axes("", "share of the class")
+    order = np.argsort(-np.bincount(codes, minlength=len(names)), kind="stable")[:8]
+    for label, name in enumerate(CLASSES):
+        part = codes[labels == label]
+        shares = np.bincount(part, minlength=len(names))[order] / max(1, len(part))
+        axes.bar(np.arange(len(order)) + 0.4 * label - 0.2, shares, 0.38, color=CLASS_COLOURS[label], label=name)
+    # A dollar sign would start a formula.
+    axes.set_xticks(range(len(order)), [_cut(_line(names[i]), 12).replace("$", r"\$") for i in order])
+    axes.legend(frameon=False)
+    return figure
+
+
+def _plot_numbers(name: str, values: Floats, labels: Ints) -> Figure:
+    quality = name == "JPEG quality"
+    figure, axes = _axes({"width": "pixels", "height": "pixels", "aspect": "width / height"}.get(name, name), "")
+    axes.set_ylabel("share of the class")
+    # The outermost thousandths go into the outer bins: one huge image must not squeeze all others into one.
+    low, high = np.quantile(values, [0.001, 0.999])
+    low, high = (low, high) if high > 1.5 * low else (low / 1.25, high * 1.25)
+    edges = np.linspace(low - 0.5, 100.5, 41) if quality else np.geomspace(low, high, 41)
+    for label, word in enumerate(CLASSES):
+        part = values[labels == label].clip(edges[0], edges[-1])
+        shares = np.histogram(part, edges)[0] / max(1, len(part))
+        axes.stairs(shares, edges, color=CLASS_COLOURS[label], fill=True, alpha=0.45, label=word)
+    if not quality:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.legend(frameon=True, framealpha=0.7, edgecolor="none", fontsize=8)
+    return figure
+
+
+def _short(area: Mapping[str, float]) -> str:
+    return f"{area['value']:.2f} ({area['low']:.2f}–{area['high']:.2f})"
+
+
+def _line(name: str) -> str:
+    """A name on one line, without what a terminal would obey and UTF-8 can't write."""
+    return "".join(letter if letter.isprintable() else "�" for letter in name)
+
+
+def _safe(name: str) -> str:
+    return html.escape(_line(name))
+
+
+def _wrap(words: str) -> list[str]:
+    return textwrap.wrap(_line(words), WIDTH)
