@@ -144,6 +144,8 @@ class TrainConfig:
     """rmsprop: constant learning rate, as the first MAI. adamw: warm-up, then a cosine to zero."""
     learning_rate: float = 1e-3
     """Learning rate; adamw's is the highest."""
+    degrade: bool = True
+    """Damage images at random, both classes alike, so that their files say nothing; the first MAI did not."""
     source_balance: float = 0.5
     """Within a class: 1 draws every source alike, 0 every image alike, 0.5 sources by the root of their size."""
     seed: int = 0
@@ -152,8 +154,8 @@ class TrainConfig:
     """auto, cpu, cuda, cuda:1, mps, …"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 autocast where the processor computes in it, else float32."""
-    workers: int = 0
-    """Loader processes; the results do not depend on it."""
+    workers: int = -1
+    """Loader processes; the results do not depend on it. -1: some beside an accelerator, none where there is none."""
     save_minutes: float = 5.0
     """Save the state at least this often within an epoch, in minutes."""
     runs: Path = RUNS

@@ -1,5 +1,7 @@
 """Where to compute, and in which precision."""
 
+import os
+
 import torch
 
 from mai_app.errors import RunError
@@ -37,3 +39,8 @@ def choose_precision(wanted: str, device: torch.device) -> str:
         can = torch.cpu.get_capabilities()
         return "bfloat16" if can.get("amx_bf16") or can.get("avx512_bf16") else "float32"
     return "float32"
+
+
+def loader_workers(device: torch.device) -> int:
+    """Processes that make batches: as many as there are processors to spare, up to 8; none where they compute, too."""
+    return 0 if device.type == "cpu" else min(8, max(1, (os.cpu_count() or 1) - 1))

@@ -23,7 +23,7 @@ from mai_app.config import Preprocessing, TrainConfig
 from mai_app.data.dataset import TrainingImages, draw_epoch, to_floats, training_batches, validation_batches
 from mai_app.data.prepare import prepare
 from mai_app.data.prepared import PreparedSet
-from mai_app.device import choose_device, choose_precision, describe_device
+from mai_app.device import choose_device, choose_precision, describe_device, loader_workers
 from mai_app.errors import DataError, RunError
 from mai_app.evaluation.calibrate import balanced_loss, calibrate
 from mai_app.evaluation.metrics import auroc
@@ -89,6 +89,7 @@ def _run(
     _check_settings(config, run, prepared.fingerprint, precision)
 
     torch.manual_seed(config.seed)
+    workers = config.workers if config.workers >= 0 else loader_workers(device)
     network = MODELS[config.model]().to(device).to(memory_format=torch.channels_last)
     optimizer = _optimizer(config, network)
     epoch, step, loss_sum, best = 0, 0, 0.0, math.inf
@@ -136,7 +137,7 @@ def _run(
             )
             steps = len(batches)
             draws = [[(int(training[i]), draw) for i, draw in batch] for batch in batches]
-            images = TrainingImages(prepared, preprocessing, config.seed, epoch)
+            images = TrainingImages(prepared, preprocessing, config.seed, epoch, config.degrade)
             network.train()
             bar = tqdm(
                 total=steps,
@@ -146,7 +147,7 @@ def _run(
                 disable=None,
             )
             with bar:
-                for pixels, targets in training_batches(images, draws[step:], config.workers):
+                for pixels, targets in training_batches(images, draws[step:], workers):
                     rate = _learning_rate(config, epoch * steps + step, config.epochs * steps)
                     for group in optimizer.param_groups:
                         group["lr"] = rate

@@ -39,7 +39,7 @@ def test_validation_and_prediction_give_the_same_logits(data_set: Path, trained_
     preprocessing = detector.info.preprocessing
     rows = np.arange(0, 128, 9)
     validated = predict_logits(detector.checkpoint.network, prepared, rows, preprocessing, 16, detector.device)
-    files = [data_set / prepared.file(row) for row in rows]
+    files = [data_set / prepared.file(int(row)) for row in rows]
     inputs = [to_inputs(decode_file(path).pixels, preprocessing) for path in files]
     np.testing.assert_allclose(detector.logits(inputs), validated, atol=1e-5)
     scores = [prediction.p_synthetic for prediction in detector.predict(files)]

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mai_app.config import Preprocessing
+from mai_app.data.augment import training_crop, training_stretch
 from mai_app.data.images import Pixels
 from mai_app.data.inputs import mirrored, random_window, to_inputs
 from mai_app.data.prepared import PreparedSet
@@ -72,25 +73,32 @@ def _quotas(shares: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.ND
 class TrainingImages(Dataset[Batch]):
     """Draws of a prepared set as batches; each image depends on its draw alone, not on the loader that makes it."""
 
-    def __init__(self, prepared: PreparedSet, preprocessing: Preprocessing, seed: int, epoch: int) -> None:
+    def __init__(
+        self, prepared: PreparedSet, preprocessing: Preprocessing, seed: int, epoch: int, degrade: bool = False
+    ) -> None:
         self.prepared = prepared
         self.preprocessing = preprocessing
         self.seed = seed
         self.epoch = epoch
+        self.degrade = degrade
+        self.qualities = prepared.jpeg_qualities(prepared.rows("train"))
 
     def __getitems__(self, draws: list[Draw]) -> Batch:
         """One batch."""
-        rows = [row for row, _ in draws]
-        if self.preprocessing.input == "resize":
-            pixels: Pixels = np.stack([self.prepared.stretched(row) for row in rows])
-        else:
-            pixels = np.stack([self._crop(row, draw) for row, draw in draws])
-        return torch.from_numpy(pixels), torch.from_numpy(self.prepared.labels[rows]).float()
+        pixels = np.stack([self._input(row, draw) for row, draw in draws])
+        labels = self.prepared.labels[[row for row, _ in draws]]
+        return torch.from_numpy(pixels), torch.from_numpy(labels).float()
 
-    def _crop(self, row: int, draw: int) -> Pixels:
+    def _input(self, row: int, draw: int) -> Pixels:
         size = self.preprocessing.size
         rng = np.random.default_rng([self.seed, self.epoch, draw])
-        return random_window(mirrored(self.prepared.window(row), size), size, rng)
+        if self.preprocessing.input == "resize":
+            stretched = self.prepared.stretched(row)
+            return training_stretch(stretched, rng) if self.degrade else stretched
+        window = self.prepared.window(row)
+        if self.degrade:
+            return training_crop(window, bool(self.prepared.lossy[row]), self.qualities, size, rng)
+        return random_window(mirrored(window, size), size, rng)
 
 
 def training_batches(images: TrainingImages, batches: list[list[Draw]], workers: int) -> Iterator[Batch]:

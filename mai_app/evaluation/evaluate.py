@@ -6,7 +6,7 @@ report.json and report.html.
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,7 +108,10 @@ def _open(config: EvaluateConfig) -> tuple[str, list[Record], Callable[[Record],
     if config.split != "all" and ("" in splits or ("val" not in splits and config.split != "test")):
         say("the folders do not say which images are test images: the prepared set's seeded draw does")
         prepared = prepare(config.data, config.prepared)
-        records = _of_manifest(prepared, range(len(prepared)))
+        refused = {row["file"] for row in prepared.refused()}
+        # What could not be decoded has no split; it is named among the refused of any.
+        records = [replace(record, split=config.split) for record in records if record.file in refused]
+        records += _of_manifest(prepared, range(len(prepared)))
     return data, records, lambda record: read_file(config.data / record.file)
 
 

@@ -78,7 +78,8 @@ def test_manifest_rows_match_the_files(made: Path) -> None:
     assert {row["file"] for row in listed} == files
     assert len(listed) == 2 * SCENES
     for row in listed:
-        assert list(row) == ["file", "label", "kind", "generator", "source"]
+        assert list(row) == ["file", "label", "kind", "generator", "source", "pair"]
+        assert row["pair"] == Path(row["file"]).stem
         assert row["label"] == row["file"].split("/")[1]
         assert row["kind"] == "simulated"
         assert row["source"] in FAMILIES

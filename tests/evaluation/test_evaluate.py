@@ -109,11 +109,11 @@ def test_an_interrupted_evaluation_judges_only_what_is_missing(
     decoded = []
     from mai_app.data import images  # noqa: PLC0415
 
-    def counting(path: Path) -> images.DecodedImage:
-        decoded.append(path)
-        return images.decode_file(path)
+    def counting(data: bytes, name: str) -> images.DecodedImage:
+        decoded.append(name)
+        return images.decode(data, name)
 
-    monkeypatch.setattr("mai_app.evaluation.evaluate.decode_file", counting)
+    monkeypatch.setattr("mai_app.evaluation.evaluate.decode", counting)
     config = EvaluateConfig(data=data_set, model=str(trained_run), out=tmp_path, device="cpu")
     evaluate(config)
     assert len(decoded) == whole.count(b"\n") - cut.count(b"\n")
@@ -142,7 +142,7 @@ def test_a_plain_folder_is_judged_by_the_hash_or_whole(trained_run: Path, tmp_pa
     for split in ("test", "all"):
         done = mai("evaluate", "--data", "d", "--model", trained_run, "--split", split, "--out", split)
         assert done.returncode == 0, done.stderr
-        assert ("no split folders" in done.stderr) == (split == "test")
+        assert ("the folders do not say" in done.stderr) == (split == "test")
         assert "broken.jpg" in done.stderr
         report = json.loads((tmp_path / split / "report.json").read_text())
         counts[split] = report["authentic"], report["synthetic"]

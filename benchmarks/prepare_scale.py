@@ -1,0 +1,119 @@
+"""How preparing grows from 10,000 to 100,000 small images: time, peak memory, and the search for near duplicates alone.
+
+python benchmarks/prepare_scale.py [--small 10000] [--large 100000]    prints three ratios and an epoch's memory; exit
+code 1 if one is over its limit. Needs about 150 kB an image on the disk, below --folder.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from mai_app.data.groups import near_pairs
+
+TIME_LIMIT = 1.3
+"""The time an image may grow by from the small set to the large one."""
+MEMORY_LIMIT = 1.5
+"""The same of the peak memory of the whole."""
+SEARCH_LIMIT = 1.5
+"""The same of the near-duplicate search's time a hash."""
+EPOCH_LIMIT = 1.25
+"""The same of the anonymous memory after an epoch's batches; the mapped pixels are the system's to drop."""
+
+PREPARE = """
+import json, resource, sys, time
+from pathlib import Path
+from mai_app.data.prepare import prepare
+started = time.perf_counter()
+prepared = prepare(Path(sys.argv[1]), Path(sys.argv[2]))
+seconds = time.perf_counter() - started
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"folder": str(prepared.folder), "seconds": seconds, "peak": peak}))
+"""
+EPOCH = """
+import re, sys
+from pathlib import Path
+from mai_app.config import Preprocessing
+from mai_app.data.dataset import TrainingImages, draw_epoch, training_batches
+from mai_app.data.prepared import open_prepared
+prepared = open_prepared(Path(sys.argv[1]))
+rows = prepared.rows("train")
+draws = draw_epoch(prepared.labels[rows], [prepared.sources[0]] * len(rows), 64, 0.5, 0, 0)
+draws = [[(int(rows[i]), draw) for i, draw in batch] for batch in draws]
+count = sum(len(labels) for _, labels in training_batches(TrainingImages(prepared, Preprocessing(), 0, 0), draws, 0))
+assert count > 0.7 * len(rows)
+print(int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
+"""
+
+
+def main() -> int:
+    """Prepare both sets in processes of their own, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", type=int, default=10_000, help="images in the small set")
+    parser.add_argument("--large", type=int, default=100_000, help="images in the large set")
+    parser.add_argument("--folder", type=Path, help="where to write; default: the system's temporary folder")
+    options = parser.parse_args()
+    sizes = (options.small, options.large)
+    small, large = (_measure(count, options.folder) for count in sizes)
+    search_small, search_large = (_search(count) for count in sizes)
+    times = large["seconds"] / options.large / (small["seconds"] / options.small)
+    memory = large["peak"] / small["peak"]
+    search = search_large / options.large / (search_small / options.small)
+    epoch = large["epoch"] / small["epoch"]
+    print(
+        f"from {options.small:,} to {options.large:,} images: time an image × {times:.2f} (limit {TIME_LIMIT}), "
+        f"peak memory × {memory:.2f}, {small['peak']:.0f} to {large['peak']:.0f} MiB (limit {MEMORY_LIMIT}), "
+        f"near-duplicate search, a hash × {search:.2f} (limit {SEARCH_LIMIT}), memory of an epoch's batches × "
+        f"{epoch:.2f}, {small['epoch']:.0f} to {large['epoch']:.0f} MiB (limit {EPOCH_LIMIT})"
+    )
+    within = times <= TIME_LIMIT and memory <= MEMORY_LIMIT and search <= SEARCH_LIMIT and epoch <= EPOCH_LIMIT
+    return 0 if within else 1
+
+
+def _measure(count: int, below: Path | None) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(dir=below) as folder:
+        data = _pictures(Path(folder) / "data", count)
+        arguments = [sys.executable, "-c", PREPARE, str(data), str(Path(folder) / "prepared")]
+        done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+        facts = json.loads(done.stdout)
+        shutil.rmtree(data)
+        done = subprocess.run([sys.executable, "-c", EPOCH, facts["folder"]], check=True, capture_output=True, text=True)
+    return {"seconds": facts["seconds"], "peak": facts["peak"], "epoch": float(done.stdout)}
+
+
+def _search(count: int) -> float:
+    """Seconds for that many random hashes, a tenth of them near another."""
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(1, 2**63, count, dtype=np.uint64)
+    tenth = count // 10
+    hashes[:tenth] = hashes[-tenth:] ^ (np.uint64(1) << rng.integers(0, 63, tenth, dtype=np.uint64))
+    hashes = np.unique(hashes)
+    near_pairs(hashes[:1000])
+    started = time.perf_counter()
+    pairs = near_pairs(hashes)
+    assert len(pairs) >= tenth * 0.9
+    return time.perf_counter() - started
+
+
+def _pictures(root: Path, count: int) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("authentic", "synthetic"):
+        for i in tqdm(range(count // 2), desc=f"{count:,} pictures", disable=None):
+            if i % 1000 == 0:
+                folder = root / name / f"source{i // 1000}"
+                folder.mkdir(parents=True)
+            coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+            coarse.resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{i}.png", compress_level=1)
+    return root
+
+
+if __name__ == "__main__":
+    sys.exit(main())
