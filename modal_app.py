@@ -2,12 +2,14 @@
 
 modal run modal_app.py                      train on simulated images, made on the Volume
 modal run modal_app.py --data photos        train on the folder photos/ here, or else on data/photos of the Volume
+modal run modal_app.py::prepare_hub          make the training set of the six Hub data sets on the Volume
 modal deploy modal_app.py                   host train, evaluate and predict
 python local_entry.py predict … --on modal  the commands of `mai`, there instead of here
 """
 
 import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -16,7 +18,7 @@ from typing import IO, Any
 import modal
 
 from mai_app.cli import Config, chosen_format, paths_to_judge, run, show_predictions, show_report
-from mai_app.config import DemoConfig, EvaluateConfig, PredictConfig, TrainConfig
+from mai_app.config import DemoConfig, EvaluateConfig, PredictConfig, PrepareConfig, TrainConfig
 from mai_app.data.folders import find_images
 from mai_app.data.images import read_file
 from mai_app.errors import ImageError, MaiError
@@ -39,6 +41,8 @@ image = (
     .add_local_python_source("mai_app")
 )
 volumes: dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount] = {VOLUME: volume}
+# For data sets that are not for everyone; none of the six needs it.
+hub_token = modal.Secret.from_dict({name: os.environ[name] for name in ("HF_TOKEN",) if name in os.environ})
 
 
 @app.function(image=image, volumes=volumes, cpu=4.0, timeout=30 * MINUTES)
@@ -53,18 +57,40 @@ def make_demo_data(scenes: int, seed: int) -> None:
 @app.function(
     image=image,
     volumes=volumes,
+    secrets=[hub_token],
+    cpu=4.0,
+    timeout=24 * HOURS,
+    retries=modal.Retries(initial_delay=0.0, max_retries=10),  # a retry carries on after the last finished file
+    single_use_containers=True,
+)
+def prepare(settings: dict[str, Any]) -> dict[str, Any]:
+    """Make a prepared set on the Volume; returns its summary and the sources that could not be had."""
+    from mai_app.data.prepare import prepare_sources  # noqa: PLC0415
+    from mai_app.data.summary import summary  # noqa: PLC0415
+
+    try:
+        made = prepare_sources(PrepareConfig(prepared=Path(PREPARED), **settings))
+    except MaiError as error:
+        return _refusal(error)
+    volume.commit()
+    return {"set": made.folder.name, "summary": summary(made), "missing": made.facts["missing"]}
+
+
+@app.function(
+    image=image,
+    volumes=volumes,
     gpu=GPU,
     timeout=12 * HOURS,
     retries=modal.Retries(initial_delay=0.0, max_retries=10),  # a retry carries on from the last save
     single_use_containers=True,
 )
 def train(data: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Train a run on the Volume's data set of that name; returns the run's name and its last epoch's figures."""
+    """Train a run on the Volume's prepared or other set of that name; returns the run's name and its last figures."""
     import json  # noqa: PLC0415
 
     from mai_app.train import train as train_here  # noqa: PLC0415
 
-    config = TrainConfig(data=Path(DATA / data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
+    config = TrainConfig(data=_on_volume(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
     try:
         folder = train_here(config, on_save=volume.commit)
     except MaiError as error:
@@ -79,7 +105,9 @@ def evaluate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     from mai_app.evaluation.evaluate import evaluate as evaluate_here  # noqa: PLC0415
 
     try:
-        report = evaluate_here(EvaluateConfig(data=Path(DATA / data), runs=Path(RUNS), **settings))
+        report = evaluate_here(
+            EvaluateConfig(data=_on_volume(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
+        )
     except MaiError as error:
         return _refusal(error)
     volume.commit()
@@ -111,6 +139,12 @@ def main(data: str = "", name: str = "", epochs: int = 0) -> None:
     sys.exit(run(config, dispatch))
 
 
+@app.local_entrypoint()
+def prepare_hub(parts: int = 0, cap: int = 0) -> None:
+    """Make the training set of the six Hub data sets; `local_entry.py prepare --on modal` has all the options."""
+    sys.exit(run(PrepareConfig(parts=parts or None, cap=cap or None), dispatch))
+
+
 def run_there(config: Config) -> int:
     """What mai_app.cli.run_here does, on Modal; returns the exit code."""
     results = sys.stdout
@@ -121,6 +155,12 @@ def run_there(config: Config) -> int:
 
 def dispatch(config: Config, stream: IO[str] | None = None) -> int:
     """Hand a command to the running app and show what comes back; returns the exit code."""
+    if isinstance(config, PrepareConfig):
+        if config.list or any(Path(source).is_dir() for source in config.source):
+            raise MaiError("--list and folders are for this machine; bring a folder there by training on it")
+        result = _answer(prepare.remote(_settings(config, "prepared")))
+        print(f"{result['summary']}\nNext: train --data {result['set']}, on Modal", file=stream)
+        return 1 if result["missing"] else 0
     if isinstance(config, TrainConfig):
         result = _answer(train.remote(_data_on_volume(config.data), _settings(config, "data", "runs", "prepared")))
         figures = result["last_epoch"]
@@ -130,7 +170,7 @@ def dispatch(config: Config, stream: IO[str] | None = None) -> int:
     if isinstance(config, EvaluateConfig):
         if config.out is not None:
             raise MaiError("--out is not to be had on Modal: the report lies beside the run on the Volume")
-        settings = _settings(config, "data", "runs", "out")
+        settings = _settings(config, "data", "runs", "prepared", "out")
         show_report(_answer(evaluate.remote(_data_on_volume(config.data), settings)), stream)
         return 0
     if isinstance(config, PredictConfig):
@@ -161,6 +201,12 @@ def _predictions(config: PredictConfig) -> Iterator[Prediction]:
 def _judged(batch: list[tuple[str, bytes] | ImageError], config: PredictConfig) -> Iterator[Prediction]:
     for row in _answer(predict.remote(batch, config.model))["predictions"]:
         yield Prediction(**row)
+
+
+def _on_volume(name: str) -> Path:
+    """Where the Volume has the data set of that name: as a prepared set, or as images."""
+    prepared = Path(PREPARED / name)
+    return prepared if (prepared / "plan.json").is_file() else Path(DATA / name)
 
 
 def _refusal(error: MaiError) -> dict[str, Any]:

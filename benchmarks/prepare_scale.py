@@ -85,7 +85,8 @@ def _measure(count: int, below: Path | None) -> dict[str, float]:
         done = subprocess.run(arguments, check=True, capture_output=True, text=True)
         facts = json.loads(done.stdout)
         shutil.rmtree(data)
-        done = subprocess.run([sys.executable, "-c", EPOCH, facts["folder"]], check=True, capture_output=True, text=True)
+        arguments = [sys.executable, "-c", EPOCH, facts["folder"]]
+        done = subprocess.run(arguments, check=True, capture_output=True, text=True)
     return {"seconds": facts["seconds"], "peak": facts["peak"], "epoch": float(done.stdout)}
 
 

@@ -167,7 +167,7 @@ _FREQUENCIES: Final = np.add.outer(np.arange(8), np.arange(8))
 
 
 def _dct(plane: Floats) -> Floats:
-    """Zeros among the 8×8 DCT coefficients at all 64 places of the grid; where most are zero, how large the others are."""
+    """Zeros among the 8×8 DCT coefficients at all 64 places of the grid; and the values at the place with most."""
     blocks = DCT_BLOCKS
     length = blocks * 8
     zeros = np.empty(64, np.float32)

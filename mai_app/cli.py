@@ -1,5 +1,6 @@
 """The `mai` command: reads the command line, calls what does the work, shows the result."""
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -81,33 +82,68 @@ def run(config: Config, work: Callable[[Config], int]) -> int:
 
 def run_here(config: Config) -> int:
     """Do a command's work on this machine; returns the exit code."""
-    # torch takes seconds to import: not for --help.
-    if isinstance(config, PrepareConfig):
-        from mai_app.data.prepare import prepare_sources  # noqa: PLC0415
-        from mai_app.data.summary import source_table, summary  # noqa: PLC0415
+    # A function a command, each with its own imports: torch takes seconds, and --help needs none of them.
+    work: dict[type, Callable[[Any], int]] = {
+        PrepareConfig: _prepare,
+        AuditConfig: _audit,
+        TrainConfig: _train,
+        EvaluateConfig: _evaluate,
+        PredictConfig: _predict,
+        DemoConfig: _demo,
+    }
+    return work[type(config)](config)
 
-        if config.list:
-            print(source_table())
-            return 0
-        made = prepare_sources(config)
-        print(f"{summary(made)}\nNext: mai audit {made.folder}; mai train --data {made.folder}")
-        return 1 if made.facts["missing"] else 0
-    if isinstance(config, TrainConfig):
-        from mai_app.train import train  # noqa: PLC0415
 
-        folder = train(config)
-        print(f"done: {folder}. Next: mai evaluate --data {config.data} --model {folder}")
+def _prepare(config: PrepareConfig) -> int:
+    from mai_app.data.prepare import prepare_sources  # noqa: PLC0415
+    from mai_app.data.summary import source_table, summary  # noqa: PLC0415
+
+    if config.list:
+        print(source_table())
         return 0
-    if isinstance(config, EvaluateConfig):
-        from mai_app.evaluation.evaluate import evaluate  # noqa: PLC0415
+    made = prepare_sources(config)
+    print(f"{summary(made)}\nNext: mai audit {made.folder}; mai train --data {made.folder}")
+    return 1 if made.facts["missing"] else 0
 
-        show_report(evaluate(config))
-        return 0
-    if isinstance(config, DemoConfig):
-        from mai_app.demo import demo  # noqa: PLC0415
 
-        demo(config)
+def _audit(config: AuditConfig) -> int:
+    from mai_app.atomic import write_text  # noqa: PLC0415
+    from mai_app.data.prepare import prepare  # noqa: PLC0415
+    from mai_app.evaluation.audit import audit, over  # noqa: PLC0415
+    from mai_app.evaluation.audit_page import html_page, text  # noqa: PLC0415
+
+    prepared = prepare(config.data, config.prepared)
+    report = audit(prepared.table, prepared.refused(), str(config.data))
+    out = config.out or prepared.folder / "audit"
+    write_text(out / "audit.json", json.dumps(report, indent=1) + "\n")
+    write_text(out / "audit.html", html_page(report, prepared.table))
+    print(f"{text(report)}\n\npage: {out / 'audit.html'}")
+    if not config.strict:
         return 0
+    if report["all"]["auroc"]["value"] is None:
+        raise MaiError(f"--strict: nothing could be measured: {report['all']['reason']}")
+    if over(report, config.limit):
+        print(f"mai: the files alone reach an AUROC over {config.limit}", file=sys.stderr)
+        return 3
+    return 0
+
+
+def _train(config: TrainConfig) -> int:
+    from mai_app.train import train  # noqa: PLC0415
+
+    folder = train(config)
+    print(f"done: {folder}. Next: mai evaluate --data {config.data} --model {folder}")
+    return 0
+
+
+def _evaluate(config: EvaluateConfig) -> int:
+    from mai_app.evaluation.evaluate import evaluate  # noqa: PLC0415
+
+    show_report(evaluate(config))
+    return 0
+
+
+def _predict(config: PredictConfig) -> int:
     from mai_app.data.folders import find_images  # noqa: PLC0415
     from mai_app.predict import load  # noqa: PLC0415
 
@@ -115,6 +151,13 @@ def run_here(config: Config) -> int:
     paths = paths_to_judge(config)
     detector = load(config.model, config.device, config.runs)
     return show_predictions(detector.predict(find_images(paths), config.batch_size, config.workers), form)
+
+
+def _demo(config: DemoConfig) -> int:
+    from mai_app.demo import demo  # noqa: PLC0415
+
+    demo(config)
+    return 0
 
 
 def paths_to_judge(config: PredictConfig) -> Iterable[str]:

@@ -70,7 +70,7 @@ def list_files(
             listing = api.list_repo_tree(
                 repository,
                 folder or None,
-                recursive=any("**" in p for p in patterns),
+                recursive=any("**" in p or _folder(p) != _parent(p) for p in patterns if _folder(p) == folder),
                 revision=commit,
                 repo_type="dataset",
             )
@@ -105,6 +105,7 @@ def download(
         progress(file.size)
         return Path(cached)
     told = 0
+    spoilt = False
 
     class Told(tqdm.tqdm):  # type: ignore[type-arg]
         """The client's progress bar, which shows nothing and passes the bytes on."""
@@ -118,7 +119,7 @@ def download(
             progress(int(n or 0))
 
     def fetch() -> Path:
-        nonlocal told
+        nonlocal told, spoilt
         progress(-told)
         told = 0
         path = Path(
@@ -128,12 +129,15 @@ def download(
                 repo_type="dataset",
                 revision=commit,
                 local_dir=folder,
+                # Else the client would take a damaged file out of its own cache again and again.
+                force_download=spoilt,
                 library_name="mai",
                 tqdm_class=Told,
             )
         )
         if not _is_whole(path, file):
             path.unlink()
+            spoilt = True
             raise _NotWholeError
         return path
 
@@ -172,7 +176,7 @@ def _judge(error: Exception) -> tuple[str, bool, float | None]:
             return _judge(cause)
     if isinstance(error, OfflineModeIsEnabled) or huggingface_hub.constants.is_offline_mode():
         return "not fetched yet, and HF_HUB_OFFLINE is set", False, None
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         raise DataError(
             f"the disk is full ({error.filename or 'downloads'}); free some space, the same command carries on"
         )
@@ -204,13 +208,16 @@ def _is_whole(path: Path, file: RemoteFile) -> bool:
 
 def _folder(pattern: str) -> str:
     """The folder in which a pattern's files lie: what stands before its first wildcard's component."""
-    parts = PurePosixPath(pattern).parts[:-1]
     fixed = []
-    for part in parts:
+    for part in PurePosixPath(_parent(pattern)).parts:
         if any(sign in part for sign in "*?["):
             break
         fixed.append(part)
     return "/".join(fixed)
+
+
+def _parent(pattern: str) -> str:
+    return "/".join(PurePosixPath(pattern).parts[:-1])
 
 
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:

@@ -1,7 +1,6 @@
 """What a prepared set is to be made of: sources chosen, their files listed and drawn, written down, and kept to."""
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -193,6 +192,8 @@ def _plan_source(folder: Path, source: Source, before: Any, seed: int, patience:
     commit, files = list_files(source.repository, source.revision, patterns, patience)
     table = [file for file in files if source.flags and file.path == source.flags.file]
     images = [file for file in files if file not in table]
+    if source.flags and not table:
+        raise SourceError(f"{source.repository}: {source.flags.file} is gone, which says what to leave out")
     if source.files == OWN_IMAGES:
         # A data set that has both has the same images in both.
         images = [file for file in images if file.path.endswith(".zip")] or images
@@ -206,8 +207,11 @@ def _plan_source(folder: Path, source: Source, before: Any, seed: int, patience:
 def _remote_units(source: Source, entry: dict[str, Any]) -> Iterator[Any]:
     """A unit a file, and at last that of the table of images to leave out, or None."""
     files = [RemoteFile(**file) for file in entry["files"]]
-    most = math.ceil(source.cap / len(files)) if source.cap is not None else None
     for number, file in enumerate(files):
+        # Even shares; the first files take what is left over. A higher cap takes no less of any file.
+        most = source.cap // len(files) + (number < source.cap % len(files)) if source.cap is not None else None
+        if most == 0:
+            continue
         of_kind = replace(source, container="parquet" if PurePosixPath(file.path).suffix == ".parquet" else "zip")
         yield RemoteUnit(f"{source.name}--{number:05}-{_slug(file.path)}", of_kind, entry["commit"], file, most)
     table = entry["flags"]

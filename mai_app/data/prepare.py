@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def prepare(data: Path, prepared: Path, workers: int = 2) -> PreparedSet:
         return open_prepared(data)
     name, units = plan_folder(data)
     folder = prepared / name
-    with locked(folder, wait=True):
+    with _full_disk_said(folder), locked(folder, wait=True):
         if not (folder / "prepared.json").is_file():
             write_text(folder / "plan.json", json.dumps({"version": VERSION, "folder": str(data)}) + "\n")
             _make(folder, Plan(tuple(units)), SPLITTING, 1, workers, Patience())
@@ -57,7 +58,7 @@ def prepare_sources(config: PrepareConfig, patience: Patience | None = None) -> 
     patience = patience or Patience(config.retry_seconds)
     folder = config.prepared / config.name
     try:
-        with locked(folder, wait=False):
+        with _full_disk_said(folder), locked(folder, wait=False):
             plan = make_plan(config, folder, patience)
             for reason in plan.missing.values():
                 say(f"left out: {reason}")
@@ -159,10 +160,6 @@ def _make(
                     fail(name, name, error)
             for _ in ordered_map(work, todo, jobs, ahead=jobs - 1):
                 pass
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DataError(f"{folder}: the disk is full; free some space, the same command carries on") from None
-            raise
         finally:
             shutil.rmtree(downloads, ignore_errors=True)
     _join(folder, plan.missing | dict(sorted(failed.items())), splitting)
@@ -274,6 +271,17 @@ def _check_disk(folder: Path, todo: list[Unit], jobs: int) -> None:
             f"{folder}: needs about {_gb(stored + fetched)}, and {_gb(free)} are free; choose fewer --parts, a smaller "
             f"--cap, or another --prepared"
         )
+
+
+@contextmanager
+def _full_disk_said(folder: Path) -> Iterator[None]:
+    """Whatever is being written when the disk is full, down to plan and manifest: a DataError says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(f"{folder}: the disk is full; free some space, the same command carries on") from None
+        raise
 
 
 def _gb(count: int) -> str:

@@ -74,7 +74,7 @@ def read_flags(path: Path, flags: Flags) -> list[str]:
 def _read_zip(path: Path, source: Source, most: int | None, seed: int, left_out: frozenset[str]) -> Iterator[Member]:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise SourceError(f"{path.name}: not a zip archive that can be read ({_line(error)})") from None
     with archive:
         members = {info.filename: info for info in archive.infolist() if _is_image(info.filename)}
@@ -96,8 +96,9 @@ def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes | ImageEr
     # Nothing is written under a member's name; one that points elsewhere is not meant as an image all the same.
     if info.filename.startswith(("/", "\\")) or ".." in PurePosixPath(info.filename.replace("\\", "/")).parts:
         return ImageError(info.filename, "its name points out of the archive")
-    if info.flag_bits & 1:
-        return ImageError(info.filename, "is encrypted")
+    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # Of these two ways alone zipfile unpacks no more than declared; of others a few bytes may fill the memory.
+        return ImageError(info.filename, "is encrypted, or packed in another way than stored or deflated")
     if info.file_size > LIMITS.max_bytes:
         return ImageError(info.filename, f"has {info.file_size:,} bytes, over the limit of {LIMITS.max_bytes:,}")
     if info.file_size > 2**20 and info.file_size > BOMB_RATIO * info.compress_size:
@@ -163,16 +164,17 @@ def _read_parquet(
     if source.column not in columns:
         raise SourceError(f"{path.name}: has no column {source.column!r}; its columns are {', '.join(columns)}")
     keep = [column for column in (source.column, source.tie) if column]
-    rows = datasets.load_dataset(
-        "parquet", data_files={"train": str(path)}, split="train", streaming=True, columns=keep
-    ).cast_column(source.column, datasets.Image(decode=False))
     chosen = draw(map(str, range(count)), most, seed)
     try:
+        rows = datasets.load_dataset(
+            "parquet", data_files={"train": str(path)}, split="train", streaming=True, columns=keep
+        ).cast_column(source.column, datasets.Image(decode=False))
         for number, row in enumerate(rows):
             name = str(number)
             if name in chosen and name not in left_out:
                 yield Member(name, _bytes(row[source.column], name), _same(str(row.get(source.tie) or "")))
-    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+        # The table's own notes on its columns may be anything, too.
         raise SourceError(f"{path.name}: breaks off ({_line(error)})") from None
 
 

@@ -42,7 +42,9 @@ def summary(prepared: PreparedSet) -> str:
         lines.append(f"{shown:<40}{CLASSES[label]:<10}" + "".join(f"{cell:>10,}" for cell in cells))
     if len(sizes) > SHOWN:
         rest = sum(sizes.values()) - sum(sizes[name] for name in names)
-        lines.append(f"and {len(sizes) - SHOWN} smaller ones with {rest:,} images; {prepared.folder / 'manifest.csv'} has all")
+        lines.append(
+            f"and {len(sizes) - SHOWN} smaller ones with {rest:,} images; {prepared.folder / 'manifest.csv'} has all"
+        )
     size = sum(prepared.facts["units"].values())
     lines.append(f"{table.num_rows:,} images in {size / 10**9:.2f} GB, {size / table.num_rows / 1000:.0f} kB an image")
     lines += [f"missing: {reason}" for reason in prepared.facts["missing"].values()]

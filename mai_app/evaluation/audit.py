@@ -1,13 +1,11 @@
 """What the files alone give away: how well format, size and JPEG quality predict the class, with no look at a pixel."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
@@ -17,22 +15,30 @@ from mai_app import __version__
 from mai_app.config import CLASSES
 from mai_app.data.images import DecodedImage
 from mai_app.evaluation import metrics
+from mai_app.evaluation.audit_counts import (
+    FORMATS,
+    Floats,
+    Ints,
+    column_codes,
+    counts_by,
+    duplicates,
+    plain_reason,
+    statements,
+    tally,
+)
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 Folds = list[tuple[Ints, Ints]]
 """Rows to fit on and rows to score, fold by fold."""
 
 PROPERTIES: Final = ("format", "width", "height", "aspect", "bytes a pixel", "JPEG quality")
 SAMPLE: Final = 50_000
 """Of more images than this, a seeded sample is measured: half a minute's work, and an interval of ±0.005."""
-EXAMPLES: Final = 10
-_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _FOLDS: Final = 5
 _FEWEST: Final = 10
 """Images of a class below which nothing is measured."""
 _TREES: Final = 60
+_BINS: Final = 255
+"""Values of a property told apart, the most that the trees can."""
 _ROUNDS: Final = 200
 """Bootstrap rounds, as many as the groups of an evaluation get."""
 _BAGS: Final = 1000
@@ -42,7 +48,7 @@ def file_properties(image: DecodedImage) -> list[float]:
     """The PROPERTIES of an image's file as numbers; the format by its place in a list, no JPEG has quality 0."""
     height, width = image.pixels.shape[:2]
     return [
-        float(_FORMATS.index(image.format)),
+        float(FORMATS.index(image.format)),
         float(width),
         float(height),
         width / height,
@@ -54,7 +60,7 @@ def file_properties(image: DecodedImage) -> list[float]:
 def table_properties(table: pa.Table) -> Floats:
     """The PROPERTIES (n, 6) of a manifest's rows, as file_properties gives them; an unknown format is NaN."""
     codes, names = column_codes(table, "format")
-    formats = np.array([float(_FORMATS.index(name)) if name in _FORMATS else np.nan for name in names])
+    formats = np.array([float(FORMATS.index(name)) if name in FORMATS else np.nan for name in names])
     width, height, size, quality = (
         np.asarray(table.column(name).cast(pa.float64()).fill_null(0.0).to_numpy(), dtype=np.float64)
         for name in ("width", "height", "file_bytes", "jpeg_quality")
@@ -118,22 +124,22 @@ def audit(table: pa.Table, refused: list[dict[str, str]], name: str, seed: int =
         "measured": len(rows),
         "sampled": len(rows) < int(used.sum()),
         **_measure(x[rows], labels[rows], groups[rows], sources[rows], seed),
-        "splits": _counts(table, "split", labels, used, used),
-        "sources": _counts(table, "source", labels, used, every, Counter(row.get("source", "") for row in refused)),
-        "kinds": _counts(table, "kind", labels, used, every),
-        "generators": _counts(table, "generator", labels, used, labels == 1),
-        "duplicates": _duplicates(table, groups, labels),
-        "left_out": dict(Counter({str(reasons[i]): int(n) for i, n in _tally(codes[~used])}).most_common()),
+        "splits": counts_by(table, "split", labels, used, used),
+        "sources": counts_by(table, "source", labels, used, every, Counter(row.get("source", "") for row in refused)),
+        "kinds": counts_by(table, "kind", labels, used, every),
+        "generators": counts_by(table, "generator", labels, used, labels == 1),
+        "duplicates": duplicates(table, groups, labels),
+        "left_out": dict(Counter({str(reasons[i]): int(n) for i, n in tally(codes[~used])}).most_common()),
         "refused": {
             "count": len(refused),
-            "reasons": dict(Counter(_plain_reason(row) for row in refused).most_common()),
+            "reasons": dict(Counter(plain_reason(row) for row in refused).most_common()),
             "files": [{"file": row["file"], "reason": row["reason"]} for row in refused[:20]],
         },
     }
     order = {"train": 0, "val": 1, "test": 2}
     report["splits"].sort(key=lambda row: order.get(row["name"], 3))
     for row in report["properties"]:
-        row["statements"] = _statements(row["name"], x[used, PROPERTIES.index(row["name"])], labels[used])
+        row["statements"] = statements(row["name"], x[used, PROPERTIES.index(row["name"])], labels[used])
     return report
 
 
@@ -146,15 +152,14 @@ def over(report: dict[str, Any], threshold: float) -> bool:
     return value is not None and value > threshold
 
 
-def column_codes(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
-    """A column of strings as numbers (n,) and what they stand for; null is the empty string."""
-    column = table.column(name).cast(pa.string()).fill_null("").combine_chunks().dictionary_encode()
-    return np.asarray(column.indices.to_numpy(zero_copy_only=False), dtype=np.int64), column.dictionary.to_pylist()
-
-
 def _trees(categorical: list[int]) -> Any:
     return HistGradientBoostingClassifier(
-        categorical_features=categorical, class_weight="balanced", min_samples_leaf=5, max_iter=_TREES, random_state=0
+        categorical_features=categorical,
+        class_weight="balanced",
+        min_samples_leaf=5,
+        max_iter=_TREES,
+        max_bins=_BINS,
+        random_state=0,
     )
 
 
@@ -254,93 +259,3 @@ def _figure(
 
 def _at_half(scores: Floats, labels: Ints) -> float:
     return metrics.balanced_accuracy(scores, labels, 0.5)
-
-
-def _tally(codes: Ints) -> list[tuple[int, int]]:
-    return [(int(code), int(n)) for code, n in zip(*np.unique(codes, return_counts=True), strict=True)]
-
-
-def _counts(
-    table: pa.Table, column: str, labels: Ints, used: Bools, rows: Bools, refused: Counter[str] | None = None
-) -> list[dict[str, Any]]:
-    """By a column's names, the largest first: images of either class, and those left out or refused."""
-    codes, names = column_codes(table, column)
-    which = np.where(used, labels, 2)
-    counts = np.bincount(codes[rows] * 3 + which[rows], minlength=3 * len(names)).reshape(-1, 3).tolist()
-    table_of = {name: [*row, 0] for name, row in zip(names, counts, strict=True) if any(row)}
-    for name, n in (refused or Counter()).items():
-        table_of.setdefault(name, [0, 0, 0, 0])[3] = n
-    keys = ("name", *CLASSES, "left_out", "refused")
-    found = [dict(zip(keys, (name or "(not named)", *row), strict=True)) for name, row in table_of.items()]
-    return sorted(found, key=lambda row: (-row[CLASSES[0]] - row[CLASSES[1]], -row["left_out"], row["name"]))
-
-
-def _duplicates(table: pa.Table, groups: Ints, labels: Ints) -> dict[str, Any]:
-    sizes = np.bincount(groups)
-    copies = np.bincount(column_codes(table, "sha256")[0])
-    given, names = column_codes(table, "given_split")
-    told = np.array([bool(name) for name in names], dtype=bool)[given]
-    return {
-        "groups": int((sizes > 1).sum()),
-        "images": int(sizes[sizes > 1].sum()),
-        "exact_groups": int((copies > 1).sum()),
-        "exact_images": int(copies[copies > 1].sum()),
-        "across_given_splits": _torn(table, groups, given, told, names),
-        "both_labels": _torn(table, groups, labels, np.ones(len(labels), dtype=bool), list(CLASSES)),
-    }
-
-
-def _torn(table: pa.Table, groups: Ints, values: Ints, rows: Bools, names: list[str]) -> dict[str, Any]:
-    """Groups that hold images of more than one value: how many, of how many images, and for some a file of each."""
-    pairs, first = np.unique(np.stack([groups[rows], values[rows]], axis=1), axis=0, return_index=True)
-    torn = np.flatnonzero(np.bincount(pairs[:, 0]) > 1)
-    files = table.column("file")
-    return {
-        "groups": len(torn),
-        "images": int(np.isin(groups[rows], torn).sum()),
-        "examples": [
-            {names[pairs[i, 1]]: files[int(np.flatnonzero(rows)[first[i]])].as_py() for i in np.flatnonzero(at)}
-            for at in (pairs[:, 0] == group for group in torn[:EXAMPLES])
-        ],
-    }
-
-
-def _statements(name: str, values: Floats, labels: Ints) -> list[str]:
-    """Up to two sentences on how the classes differ in a property: medians, and where their shares differ most."""
-    of = ""
-    if name == "JPEG quality":
-        of, values, labels = "of the JPEG files: ", values[values > 0], labels[values > 0]
-    counts = np.bincount(labels, minlength=2)
-    if not counts.all():
-        return [f"no {CLASSES[int(np.argmin(counts))]} image{' is a JPEG file' if of else ''}"]
-    known, codes = np.unique(values, return_inverse=True)
-    by_value = np.bincount(codes * 2 + labels, minlength=2 * len(known)).reshape(-1, 2) / counts
-    apart = np.abs(by_value[:, 1] - by_value[:, 0])
-
-    def shares(words: str, pair: Floats) -> str:
-        return f"{words}: {100 * pair[0]:.0f} % of the {CLASSES[0]}, {100 * pair[1]:.0f} % of the {CLASSES[1]} images"
-
-    if name == "format":
-        words = [_FORMATS[int(value)] if value == value else "other formats" for value in known]  # noqa: PLR0124 - NaN
-        return [shares(words[i], by_value[i]) for i in np.argsort(-apart, kind="stable")[:2]]
-    medians = [_show(float(np.median(values[labels == label]))) for label in (0, 1)]
-    found = [f"{of}median {medians[0]} ({CLASSES[0]}), {medians[1]} ({CLASSES[1]})"]
-    below = by_value.cumsum(axis=0)
-    cut, most = int(np.argmax(np.abs(below[:, 1] - below[:, 0]))), int(np.argmax(apart))
-    # One value that only one class has, as of images made at one size, says more than a cut that does a little better.
-    if apart[most] >= 0.5 * abs(below[cut, 1] - below[cut, 0]) > 0:
-        found.append(shares(f"exactly {_show(known[most])}", by_value[most]))
-    elif abs(below[cut, 1] - below[cut, 0]) > 0:
-        found.append(shares(f"at most {_show(known[cut])}", below[cut]))
-    return found
-
-
-def _show(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
-
-
-def _plain_reason(row: dict[str, str]) -> str:
-    """A reason without what is one file's own: its name, quoted bytes, addresses and numbers (but for "16 bits")."""
-    reason = row["reason"].replace(row["file"], "…")
-    reason = re.sub(r"(?<!\w)b?'[^']*'(?!\w)|<[^>]*>|0x[0-9a-f]+", "…", reason)
-    return re.sub(r"\d+(?:[.,]\d+)*(?![.,]?\d|-bit| bits| or \d)", "…", reason)

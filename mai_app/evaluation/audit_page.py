@@ -5,15 +5,24 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from mai_app.config import CLASSES
-from mai_app.evaluation.audit import PROPERTIES, Floats, Ints, column_codes, table_properties
-from mai_app.evaluation.report import _PAGE, CLASS_COLOURS, _axes, _cut, _interval, _number, _svg
+from mai_app.evaluation.audit import PROPERTIES, table_properties
+from mai_app.evaluation.audit_counts import Floats, Ints, column_codes
+from mai_app.evaluation.page import (
+    CLASS_COLOURS,
+    cut_text,
+    new_axes,
+    page,
+    plot_style,
+    show_interval,
+    show_number,
+    svg_text,
+)
 
 WIDTH: Final = 110
 ROWS: Final = {"text": 15, "page": 200}
@@ -67,15 +76,15 @@ def text(report: Mapping[str, Any]) -> str:
     lines += ["", f"{'property':<16}{'AUROC (95 %)':<22}how the classes differ"]
     for name, area, words in _areas(report):
         for i, line in enumerate(textwrap.wrap(words, WIDTH - 38) or [""]):
-            lines.append(f"{'' if i else name:<16}{'' if i else _interval(area):<22}{line}".rstrip())
+            lines.append(f"{'' if i else name:<16}{'' if i else show_interval(area):<22}{line}".rstrip())
     for title, items in _findings(report):
-        lines += ["", *_wrap(title), *(f"  {_cut(item, WIDTH - 2)}" for item in items)]
+        lines += ["", *_wrap(title), *(f"  {cut_text(item, WIDTH - 2)}" for item in items)]
     for key, word in TABLES.items():
         rows = report[key]
         lines += ["", f"{'by ' + word:<66}" + "".join(f"{column:>11}" for column in _columns(key))]
         for row in rows[: ROWS["text"]]:
             cells = "".join(f"{row[column.replace(' ', '_')]:>11,}" for column in _columns(key))
-            lines.append(f"{_cut(_line(row['name']), 66):<66}{cells}")
+            lines.append(f"{cut_text(_line(row['name']), 66):<66}{cells}")
         if len(rows) > ROWS["text"]:
             lines.append(f"… and {len(rows) - ROWS['text']:,} more, listed on the page")
     return "\n".join([*lines, "", *_wrap(REMEDY)])
@@ -83,23 +92,14 @@ def text(report: Mapping[str, Any]) -> str:
 
 def html_page(report: Mapping[str, Any], table: pa.Table) -> str:
     """The report as one HTML page; the distributions are those of the manifest's images that are not left out."""
-    with mpl.rc_context(
-        {
-            "svg.hashsalt": "mai",
-            "svg.fonttype": "none",
-            "font.size": 9,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "font.family": "sans-serif",
-        }
-    ):
-        plots = [("AUROC of each property, with 95 % intervals", _svg(_plot_areas(report)))]
+    with plot_style():
+        plots = [("AUROC of each property, with 95 % intervals", svg_text(_plot_areas(report)))]
         if report["all"]["auroc"]["value"] is not None:
-            plots.append(("All properties together: ROC curve", _svg(_plot_roc(report))))
-        plots += [(f"{caption}, by class", _svg(figure)) for caption, figure in _distributions(table)]
+            plots.append(("All properties together: ROC curve", svg_text(_plot_roc(report))))
+        plots += [(f"{caption}, by class", svg_text(figure)) for caption, figure in _distributions(table)]
     figures = "".join(f"<figure>{svg}<figcaption>{_safe(caption)}</figcaption></figure>" for caption, svg in plots)
     areas = "".join(
-        f"<tr><th>{_safe(name)}</th><td>{_interval(area, html_=True)}</td><td class=words>{_safe(words)}</td></tr>"
+        f"<tr><th>{_safe(name)}</th><td>{show_interval(area, html_=True)}</td><td class=words>{_safe(words)}</td></tr>"
         for name, area, words in _areas(report)
     )
     findings = "".join(
@@ -107,11 +107,8 @@ def html_page(report: Mapping[str, Any], table: pa.Table) -> str:
         + (f"<ul>{''.join(f'<li>{_safe(item)}</li>' for item in items)}</ul>" if items else "")
         for title, items in _findings(report)
     )
-    # Every page of MAI looks alike: its head is the report's.
-    head = _PAGE[: _PAGE.index("</style>")].format(title=_safe(f"MAI: audit of {report['name']}"))
-    return (
-        f"{head}.words {{ text-align: left; white-space: normal; width: 60% }} li {{ overflow-wrap: anywhere }}\n"
-        f"</style></head><body>\n<h1>{_safe('Audit of ' + report['name'])}</h1>"
+    body = (
+        f"<h1>{_safe('Audit of ' + report['name'])}</h1>"
         f"<p><strong>{_safe(headline(report))}</strong></p>\n<p>{_safe(_about(report))}</p>\n"
         f'<p class="note">{NOTE}</p>\n<div class="scroll"><table><thead><tr><th></th><th>AUROC</th>'
         f"<th class=words>how the classes differ</th></tr></thead><tbody>{areas}</tbody></table></div>\n"
@@ -119,8 +116,10 @@ def html_page(report: Mapping[str, Any], table: pa.Table) -> str:
         + findings
         + "".join(_table_html(report, key) for key in TABLES)
         + f'<p class="note">Made by <code>mai audit {_safe(report["name"])}</code>, MAI '
-        f"{_safe(report['mai_version'])}, seed {report['seed']}.</p>\n</body></html>\n"
+        f"{_safe(report['mai_version'])}, seed {report['seed']}.</p>\n"
     )
+    style = ".words { text-align: left; white-space: normal; width: 60% } li { overflow-wrap: anywhere }\n"
+    return page(f"MAI: audit of {report['name']}", body, style)
 
 
 def _about(report: Mapping[str, Any]) -> str:
@@ -208,7 +207,7 @@ def _table_html(report: Mapping[str, Any], key: str) -> str:
 
 
 def _plot_areas(report: Mapping[str, Any]) -> Figure:
-    figure, axes = _axes("AUROC", "")
+    figure, axes = new_axes("AUROC", "")
     rows = [(name, area) for name, area, _ in _areas(report) if area["value"] is not None][::-1]
     for at, (name, area) in enumerate(rows):
         colour = CLASS_COLOURS[0] if name in PROPERTIES else COLOUR
@@ -223,9 +222,9 @@ def _plot_areas(report: Mapping[str, Any]) -> Figure:
 
 
 def _plot_roc(report: Mapping[str, Any]) -> Figure:
-    figure, axes = _axes("false positive rate", "true positive rate")
+    figure, axes = new_axes("false positive rate", "true positive rate")
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, label="chance")
-    area = _number(report["all"]["auroc"]["value"])
+    area = show_number(report["all"]["auroc"]["value"])
     axes.plot(report["roc"]["fpr"], report["roc"]["tpr"], color=COLOUR, label=f"files alone, {area}")
     axes.legend(loc="lower right", frameon=False)
     return figure
@@ -248,21 +247,21 @@ def _distributions(table: pa.Table) -> list[tuple[str, Figure]]:
 
 
 def _plot_formats(codes: Ints, names: Sequence[str], labels: Ints) -> Figure:
-    figure, axes = _axes("", "share of the class")
+    figure, axes = new_axes("", "share of the class")
     order = np.argsort(-np.bincount(codes, minlength=len(names)), kind="stable")[:8]
     for label, name in enumerate(CLASSES):
         part = codes[labels == label]
         shares = np.bincount(part, minlength=len(names))[order] / max(1, len(part))
         axes.bar(np.arange(len(order)) + 0.4 * label - 0.2, shares, 0.38, color=CLASS_COLOURS[label], label=name)
     # A dollar sign would start a formula.
-    axes.set_xticks(range(len(order)), [_cut(_line(names[i]), 12).replace("$", r"\$") for i in order])
+    axes.set_xticks(range(len(order)), [cut_text(_line(names[i]), 12).replace("$", r"\$") for i in order])
     axes.legend(frameon=False)
     return figure
 
 
 def _plot_numbers(name: str, values: Floats, labels: Ints) -> Figure:
     quality = name == "JPEG quality"
-    figure, axes = _axes({"width": "pixels", "height": "pixels", "aspect": "width / height"}.get(name, name), "")
+    figure, axes = new_axes({"width": "pixels", "height": "pixels", "aspect": "width / height"}.get(name, name), "")
     axes.set_ylabel("share of the class")
     # The outermost thousandths go into the outer bins: one huge image must not squeeze all others into one.
     low, high = np.quantile(values, [0.001, 0.999])

@@ -1,7 +1,7 @@
 """Figures of a detector as pure functions on arrays of scores and labels, with their uncertainty.
 
 Everywhere scores are (n,) float, higher for synthetic, and labels (n,) int, 1 for synthetic. What needs both classes
-is NaN where one is missing.
+is NaN where one is missing; the AUROC of scores that are NaN is NaN.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class Interval:
 def auroc(scores: Floats, labels: Ints) -> float:
     """Area under the ROC curve: the chance that a synthetic image scores above an authentic one, ties half."""
     authentic, synthetic = np.sort(scores[labels == 0]), scores[labels == 1]
-    if not len(authentic) or not len(synthetic):
+    if not len(authentic) or not len(synthetic) or np.isnan(scores).any():
         return float("nan")
     below = np.searchsorted(authentic, synthetic, "left") + np.searchsorted(authentic, synthetic, "right")
     return float(below.sum() / (2 * len(authentic) * len(synthetic)))

@@ -1,17 +1,25 @@
 """An evaluation's figures for people: tables for the terminal, and one HTML page with plots and no outside request."""
 
 import html
-import io
 from collections.abc import Mapping
 from typing import Any, Final
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mai_app.config import CLASSES, TIERS
 from mai_app.evaluation.metrics import Floats, Ints, auroc, roc_curve
+from mai_app.evaluation.page import (
+    CLASS_COLOURS,
+    cut_text,
+    new_axes,
+    page,
+    plot_style,
+    show_interval,
+    show_number,
+    show_percent,
+    svg_text,
+)
 
 Curves = Mapping[str, tuple[Floats, Ints]]
 """Scores (n,) and labels (n,) by tier."""
@@ -28,7 +36,6 @@ FIGURES: Final = {
 # Okabe and Ito's colours (2008), which people with any kind of colour vision can tell apart.
 LINES: Final = {"clean": "-", "q90": "--", "web": "-.", "hard": ":"}
 COLOURS: Final = {"clean": "#0072B2", "q90": "#009E73", "web": "#E69F00", "hard": "#D55E00"}
-CLASS_COLOURS: Final = ("#0072B2", "#D55E00")
 
 
 def text_tables(report: Mapping[str, Any]) -> str:
@@ -38,10 +45,10 @@ def text_tables(report: Mapping[str, Any]) -> str:
     lines.append(f"{'tier':<6}{'AUROC (95 %)':>20}" + "".join(f"{column:>10}" for column in columns))
     for tier in TIERS:
         figures = report["tiers"][tier]
-        cells = [_number(figures[name]["value"]) for name in list(FIGURES)[1:]]
-        cells += [_percent(figures["unsure"]), _percent(figures["verdicts_right"])]
-        cells += [_number(figures["format_only_auroc"]["value"])]
-        lines.append(f"{tier:<6}{_interval(figures['auroc']):>20}" + "".join(f"{cell:>10}" for cell in cells))
+        cells = [show_number(figures[name]["value"]) for name in list(FIGURES)[1:]]
+        cells += [show_percent(figures["unsure"]), show_percent(figures["verdicts_right"])]
+        cells += [show_number(figures["format_only_auroc"]["value"])]
+        lines.append(f"{tier:<6}{show_interval(figures['auroc']):>20}" + "".join(f"{cell:>10}" for cell in cells))
     lines.append(
         "right: share of the verdicts given, authentic or synthetic, that are right; unsure ones are not counted"
     )
@@ -51,9 +58,9 @@ def text_tables(report: Mapping[str, Any]) -> str:
         lines += ["", f"{CLASSES[label]} images called synthetic ({what}), by {column}"]
         lines.append(f"{'':<44}{'images':>7}" + "".join(f"{tier:>11}" for tier in TIERS) + f"{'clean AUROC':>14}")
         for name, by_tier in rows:
-            shares = "".join(f"{_percent(by_tier[tier]['called_synthetic']['value']):>11}" for tier in TIERS)
-            area = _number(by_tier["clean"]["auroc"]["value"])
-            lines.append(f"{_cut(name, 44):<44}{by_tier['clean']['images']:>7}{shares}{area:>14}")
+            shares = "".join(f"{show_percent(by_tier[tier]['called_synthetic']['value']):>11}" for tier in TIERS)
+            area = show_number(by_tier["clean"]["auroc"]["value"])
+            lines.append(f"{cut_text(name, 44):<44}{by_tier['clean']['images']:>7}{shares}{area:>14}")
     return "\n".join(lines)
 
 
@@ -74,34 +81,26 @@ def heading(report: Mapping[str, Any]) -> str:
 
 def html_page(report: Mapping[str, Any], curves: Curves) -> str:
     """The report as one HTML page, plots included."""
-    with mpl.rc_context(
-        {
-            "svg.hashsalt": "mai",
-            "svg.fonttype": "none",
-            "font.size": 9,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "font.family": "sans-serif",
-        }
-    ):
+    with plot_style():
         plots = [
-            ("How well the classes are told apart: ROC curves", _svg(_plot_roc(curves))),
-            ("How the scores lie, in the clean tier", _svg(_plot_scores(report, curves))),
-            ("How far the scores can be taken as probabilities", _svg(_plot_reliability(curves))),
+            ("How well the classes are told apart: ROC curves", svg_text(_plot_roc(curves))),
+            ("How the scores lie, in the clean tier", svg_text(_plot_scores(report, curves))),
+            ("How far the scores can be taken as probabilities", svg_text(_plot_reliability(curves))),
         ]
     tiers = "".join(
         f"<tr><th>{tier}<small>{html.escape(report['tier_words'][tier])}</small></th>"
-        + "".join(f"<td>{_interval(report['tiers'][tier][name], html_=True)}</td>" for name in FIGURES)
-        + f"<td>{_percent(report['tiers'][tier]['unsure'])}</td>"
-        + f"<td>{_percent(report['tiers'][tier]['verdicts_right'])}</td>"
-        + f"<td>{_interval(report['tiers'][tier]['format_only_auroc'], html_=True)}</td></tr>"
+        + "".join(f"<td>{show_interval(report['tiers'][tier][name], html_=True)}</td>" for name in FIGURES)
+        + f"<td>{show_percent(report['tiers'][tier]['unsure'])}</td>"
+        + f"<td>{show_percent(report['tiers'][tier]['verdicts_right'])}</td>"
+        + f"<td>{show_interval(report['tiers'][tier]['format_only_auroc'], html_=True)}</td></tr>"
         for tier in TIERS
     )
     groups = "".join(_group_html(column, label, rows) for column, label, rows in _group_tables(report))
     figures = "".join(f"<figure>{svg}<figcaption>{caption}</figcaption></figure>" for caption, svg in plots)
     command = f"mai evaluate --data {report['data']} --model {report['checkpoint']} --split {report['split']}"
-    return _PAGE.format(
-        title=html.escape(f"MAI: {report['model']} on {report['data']}"),
+    title = f"MAI: {report['model']} on {report['data']}"
+    body = _BODY.format(
+        title=html.escape(title),
         heading=html.escape(heading(report)).replace("\n", "<br>"),
         figure_names="".join(f"<th>{name}</th>" for name in FIGURES.values()),
         tiers=tiers,
@@ -110,6 +109,7 @@ def html_page(report: Mapping[str, Any], curves: Curves) -> str:
         command=html.escape(command),
         version=html.escape(report["mai_version"]),
     )
+    return page(title, body)
 
 
 def _group_tables(report: Mapping[str, Any]) -> list[tuple[str, int, list[tuple[str, dict[str, Any]]]]]:
@@ -129,8 +129,10 @@ def _group_html(column: str, label: int, rows: list[tuple[str, dict[str, Any]]])
     what = "called synthetic: false positives" if label == 0 else "called synthetic: found"
     body = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{cells['clean']['images']}</td>"
-        + "".join(f"<td>{_interval(cells[tier]['called_synthetic'], html_=True, percent=True)}</td>" for tier in TIERS)
-        + f"<td>{_interval(cells['clean']['auroc'], html_=True)}</td></tr>"
+        + "".join(
+            f"<td>{show_interval(cells[tier]['called_synthetic'], html_=True, percent=True)}</td>" for tier in TIERS
+        )
+        + f"<td>{show_interval(cells['clean']['auroc'], html_=True)}</td></tr>"
         for name, cells in rows
     )
     head = "".join(f"<th>{tier}</th>" for tier in TIERS)
@@ -142,7 +144,7 @@ def _group_html(column: str, label: int, rows: list[tuple[str, dict[str, Any]]])
 
 
 def _plot_roc(curves: Curves) -> Figure:
-    figure, axes = _axes("false positive rate", "true positive rate")
+    figure, axes = new_axes("false positive rate", "true positive rate")
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, label="chance")
     for tier, (scores, labels) in curves.items():
         axes.plot(
@@ -156,7 +158,7 @@ def _plot_roc(curves: Curves) -> Figure:
 
 
 def _plot_scores(report: Mapping[str, Any], curves: Curves) -> Figure:
-    figure, axes = _axes("p_synthetic", "share of the class")
+    figure, axes = new_axes("p_synthetic", "share of the class")
     scores, labels = curves["clean"]
     edges = np.linspace(0, 1, 21)
     for label, name in enumerate(CLASSES):
@@ -172,7 +174,7 @@ def _plot_scores(report: Mapping[str, Any], curves: Curves) -> Figure:
 
 
 def _plot_reliability(curves: Curves) -> Figure:
-    figure, axes = _axes("p_synthetic", "share synthetic, classes alike")
+    figure, axes = new_axes("p_synthetic", "share synthetic, classes alike")
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, label="perfect")
     for tier, (scores, labels) in curves.items():
         weights = np.where(labels == 1, 1 / (labels == 1).sum(), 1 / (labels == 0).sum())
@@ -187,64 +189,7 @@ def _plot_reliability(curves: Curves) -> Figure:
     return figure
 
 
-def _axes(x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.4, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    return figure, axes
-
-
-def _svg(figure: Figure) -> str:
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
-    text = stream.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def _interval(figure: Mapping[str, float | None], html_: bool = False, percent: bool = False) -> str:
-    show = (lambda v: "–" if v is None else f"{100 * v:.0f}") if percent else _number
-    value = show(figure["value"]) + (" %" if percent and figure["value"] is not None else "")
-    span = f"{show(figure['low'])}–{show(figure['high'])}"
-    if figure["value"] is None:
-        return "–"
-    return f"{value}<small>{span}</small>" if html_ else f"{value} ({span})"
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) < width else text[: width - 2] + "…"
-
-
-_PAGE: Final = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --ink: #1b1f24; --dim: #5b6570; --line: #d9dee4; --page: #fff; --plot: #fff }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e6e9ee; --dim: #9aa5b1; --line: #343b44; --page: #14171b;
-  --plot: #f4f5f7 }} }}
-body {{ font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 76rem;
-  margin: 2rem auto; padding: 0 1rem }}
-h1 {{ font-size: 1.5rem; margin-bottom: .2rem }} h2 {{ font-size: 1.1rem; margin: 2rem 0 .4rem }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100% }}
-th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap;
-  vertical-align: baseline }}
-th:first-child {{ text-align: left }} thead th {{ color: var(--dim); font-weight: 500; white-space: normal }}
-thead th[colspan] {{ text-align: center }} tbody th {{ font-weight: 500 }}
-small {{ display: block; color: var(--dim); font-weight: 400; font-size: .8em }}
-.scroll {{ overflow-x: auto }} .plots {{ display: flex; flex-wrap: wrap; gap: 1rem; margin: 1.5rem 0 }}
-figure {{ margin: 0; flex: 1 1 20rem; max-width: 26rem }} figcaption {{ color: var(--dim); font-size: .9em }}
-figure svg {{ width: 100%; height: auto; background: var(--plot); border-radius: 6px }}
-code {{ overflow-wrap: anywhere }} .note {{ color: var(--dim); max-width: 60rem }}
-</style></head><body>
-<h1>{title}</h1><p>{heading}</p>
+_BODY: Final = """<h1>{title}</h1><p>{heading}</p>
 <p class="note">AUROC 0.5 is chance. TPR: share of synthetic images called synthetic; FPR: share of authentic images
 called synthetic, both at the threshold. Verdicts right: of the verdicts authentic and synthetic, unsure ones left out.
 Small figures are 95 % intervals. File only: the AUROC of a baseline that sees only format, size and JPEG quality of the
@@ -256,5 +201,4 @@ says that an image is proven authentic.</p>
 <div class="plots">{figures}</div>
 {groups}
 <p class="note">Made by <code>{command}</code>, MAI {version}.</p>
-</body></html>
 """

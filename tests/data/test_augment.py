@@ -1,4 +1,4 @@
-"""The tiers of damage: their sizes, their JPEG quality, and that nothing but the pixels decides what they do."""
+"""Damage: the tiers' sizes and quality, training's random damage, and that no label has a say in either."""
 
 import inspect
 
@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from mai_app.config import TIERS, Tier
-from mai_app.data.augment import TIER_SETTINGS, TIER_WORDS, degrade, shrink
+from mai_app.data import augment
+from mai_app.data.augment import TIER_SETTINGS, TIER_WORDS, degrade, shrink, training_crop, training_stretch
 from mai_app.data.images import DecodedImage, Pixels, decode, encode_jpeg
 
 DAMAGING: tuple[Tier, ...] = ("q90", "web", "hard")
@@ -87,3 +88,188 @@ def test_every_tier_has_settings_and_words() -> None:
     for tier, (longest, quality) in TIER_SETTINGS.items():
         assert str(quality) in TIER_WORDS[tier]
         assert longest is None or str(longest) in TIER_WORDS[tier]
+
+
+QUALITIES = np.arange(75, 96)
+NO_QUALITIES = np.array([], np.int64)
+
+
+def crop(pixels: Pixels, seed: int = 0, lossy: bool = False, size: int = 200) -> Pixels:
+    return training_crop(pixels, lossy, QUALITIES, size, np.random.default_rng(seed))
+
+
+@pytest.fixture
+def undamaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing left of training's damage but cuts, the first JPEG, the place of the crop and the flip."""
+    for share in ("RESCALE", "BLUR", "NOISE", "RECOMPRESS"):
+        monkeypatch.setattr(augment, share, 0.0)
+
+
+@pytest.fixture
+def saved_qualities(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Fills with the qualities of the JPEGs that training's damage saves."""
+    seen: list[int] = []
+    as_jpeg = augment._as_jpeg
+
+    def spy(pixels: Pixels, quality: int, rng: np.random.Generator) -> Pixels:
+        seen.append(quality)
+        return as_jpeg(pixels, quality, rng)
+
+    monkeypatch.setattr(augment, "_as_jpeg", spy)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (1, 256), (5, 7), (199, 300), (200, 200), (207, 256), (256, 256)]
+)
+@pytest.mark.parametrize("lossy", [True, False])
+def test_a_training_crop_has_its_size_whatever_the_window(height: int, width: int, lossy: bool) -> None:
+    pixels = picture(height, width)
+    for seed in range(12):
+        for size in (64, 200):
+            result = crop(pixels, seed, lossy, size)
+            assert (result.shape, result.dtype) == ((size, size, 3), np.uint8)
+            assert result.flags.writeable
+
+
+@pytest.mark.parametrize("lossy", [True, False])
+def test_a_training_crop_depends_on_its_seed_alone(lossy: bool) -> None:
+    pixels = picture(256, 256)
+    first = [crop(pixels, seed, lossy) for seed in range(20)]
+    again = [crop(pixels, seed, lossy) for seed in reversed(range(20))][::-1]
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert len({result.tobytes() for result in first}) == 20
+
+
+def test_no_label_enters_the_training_damage() -> None:
+    assert list(inspect.signature(training_crop).parameters) == ["window", "lossy", "qualities", "size", "rng"]
+    assert list(inspect.signature(training_stretch).parameters) == ["stretched", "rng"]
+
+
+def test_training_damage_leaves_its_input_as_it_was() -> None:
+    # The real ones are views of files mapped into memory, read-only.
+    pixels = picture(200, 200)
+    before = pixels.copy()
+    for writeable in (True, False):
+        pixels.flags.writeable = writeable
+        for seed in range(30):
+            for lossy in (True, False):
+                crop(pixels, seed, lossy)[:] = 0
+            training_stretch(pixels, np.random.default_rng(seed))[:] = 0
+    assert np.array_equal(pixels, before)
+
+
+@pytest.mark.usefixtures("undamaged")
+def test_only_lossless_windows_get_a_first_jpeg(saved_qualities: list[int]) -> None:
+    pixels = picture(256, 256)
+    for seed in range(30):
+        crop(pixels, seed, lossy=True)
+    assert saved_qualities == []
+    for seed in range(30):
+        crop(pixels, seed, lossy=False)
+    assert len(saved_qualities) == 30
+
+
+@pytest.mark.usefixtures("undamaged")
+def test_a_lossy_window_keeps_its_very_pixels_where_nothing_is_drawn() -> None:
+    pixels = picture(256, 256)
+    known = {pixels[y : y + 64, x : x + 64].tobytes() for y in range(193) for x in range(193)}
+    results = [crop(pixels, seed, lossy=True, size=64) for seed in range(40)]
+    plain = sum(result.tobytes() in known for result in results)
+    flipped = sum(result[:, ::-1].tobytes() in known for result in results)
+    assert plain + flipped == 40  # left to right, never upside down
+    assert 10 <= flipped <= 30
+
+
+@pytest.mark.usefixtures("undamaged")
+def test_the_first_jpeg_has_the_training_files_qualities(saved_qualities: list[int]) -> None:
+    pixels = picture(256, 256)
+    for seed in range(40):
+        training_crop(pixels, False, np.array([31, 31, 31, 93]), 200, np.random.default_rng(seed))
+    assert set(saved_qualities) == {31, 93}
+    assert saved_qualities.count(31) > saved_qualities.count(93)
+    saved_qualities.clear()
+    for seed in range(300):
+        training_crop(pixels[:9, :9], False, NO_QUALITIES, 9, np.random.default_rng(seed))
+    assert set(saved_qualities) == set(range(75, 96))
+
+
+@pytest.mark.usefixtures("undamaged")
+def test_a_lower_quality_leaves_less_of_the_noise() -> None:
+    pixels = picture(256, 256)
+    steps = [
+        np.mean(
+            [
+                np.abs(
+                    np.diff(
+                        training_crop(pixels, False, np.array([q]), 200, np.random.default_rng(s)).astype(int), axis=1
+                    )
+                )
+                for s in range(5)
+            ]
+        )
+        for q in (30, 95)
+    ]
+    assert steps[0] < 0.8 * steps[1]
+
+
+@pytest.mark.usefixtures("undamaged")
+def test_the_jpeg_grid_lies_anywhere_in_the_crop() -> None:
+    # At quality 5 the steps between blocks stand out: the column where they are largest, modulo 8.
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    places = set()
+    for seed in range(120):
+        result = training_crop(noise, False, np.array([5]), 200, np.random.default_rng(seed)).astype(int)
+        steps = np.abs(np.diff(result, axis=1)).mean(axis=(0, 2))[:192].reshape(-1, 8).mean(axis=0)
+        places.add(int(steps.argmax()))
+    assert places == set(range(8))
+
+
+def test_both_kinds_of_file_lose_as_many_rows_and_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Else the place where a small image's mirroring begins would tell them apart.
+    cuts: dict[bool, list[int]] = {}
+    cut = augment._cut
+    for lossy in (True, False):
+        sizes: list[int] = []
+
+        def spy(pixels: Pixels, rng: np.random.Generator, sizes: list[int] = sizes) -> Pixels:
+            sizes.append(pixels.shape[0])
+            return cut(pixels, rng)
+
+        monkeypatch.setattr(augment, "_cut", spy)
+        for seed in range(10):
+            crop(picture(100, 100), seed, lossy)
+        cuts[lossy] = sizes
+    assert len(cuts[True]) == len(cuts[False]) == 20
+
+
+def test_recompression_spans_its_qualities(saved_qualities: list[int]) -> None:
+    for seed in range(1500):
+        crop(picture(16, 16), seed, lossy=True, size=16)
+    assert (min(saved_qualities), max(saved_qualities)) == augment.QUALITIES
+    # 0.7 of them are saved, 0.8 of those as JPEG
+    assert 0.5 < len(saved_qualities) / 1500 < 0.62
+
+
+@pytest.mark.parametrize("size", [200, 64])
+def test_a_stretched_image_keeps_its_shape_and_depends_on_its_seed_alone(size: int) -> None:
+    pixels = picture(size, size)
+    results = [training_stretch(pixels, np.random.default_rng(seed)) for seed in range(15)]
+    assert {(result.shape, result.dtype) for result in results} == {((size, size, 3), np.dtype(np.uint8))}
+    assert len({result.tobytes() for result in results}) == 15
+    assert np.array_equal(results[3], training_stretch(pixels, np.random.default_rng(3)))
+
+
+@pytest.mark.usefixtures("undamaged")
+def test_a_stretched_image_shows_a_part_of_its_own_proportions() -> None:
+    # A ramp's slope tells how much of each side is shown; rows must never run backwards, columns half the time.
+    ramp = np.zeros((200, 200, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.arange(200)[:, None], np.arange(200)
+    results = [training_stretch(ramp, np.random.default_rng(seed)).astype(int) for seed in range(200)]
+    down = np.array([result[-1, 100, 0] - result[0, 100, 0] for result in results]) / 200
+    across = np.array([result[100, -1, 1] - result[100, 0, 1] for result in results]) / 200
+    assert down.min() > 0.55
+    assert 60 <= np.sum(across < 0) <= 140
+    proportions = np.abs(across) / down
+    assert proportions.min() < 0.75
+    assert proportions.max() > 1.35

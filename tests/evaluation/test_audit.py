@@ -3,6 +3,7 @@
 import io
 import json
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from mai_app.data.images import decode
 from mai_app.evaluation import audit as module
 from mai_app.evaluation.audit import PROPERTIES, audit, file_properties, over, table_properties
 from mai_app.evaluation.audit_page import WIDTH, html_page, text
+from tests.conftest import Run
 
 SCHEMA = pa.schema(
     [
@@ -55,8 +57,9 @@ def manifest(n: int, **columns: Any) -> pa.Table:
 
 @pytest.fixture(autouse=True)
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four trees tell these simple sets apart as sixty do, in a fraction of the time."""
+    """Four trees on coarse values tell these simple sets apart as sixty fine ones do, in a fraction of the time."""
     monkeypatch.setattr(module, "_TREES", 4)
+    monkeypatch.setattr(module, "_BINS", 64)
 
 
 def said(report: dict[str, Any]) -> str:
@@ -112,7 +115,8 @@ def test_a_format_that_gives_the_label_away_is_found_and_named(monkeypatch: pyte
     assert f"Worst: format, {predicts[0]:.2f}." in said(report)
 
 
-def test_files_that_say_nothing_are_called_so() -> None:
+def test_files_that_say_nothing_are_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BINS", 255)
     report = audit(manifest(500), [], "d")
     area = report["all"]["auroc"]
     assert area["low"] < 0.5 < area["high"]
@@ -431,3 +435,19 @@ def test_the_text_fits_a_terminal() -> None:
     assert max(map(len, lines)) <= WIDTH == 110
     assert "\x1b" not in words
     assert sum(line.startswith(PROPERTIES) for line in lines) == len(PROPERTIES)
+
+
+def test_the_command_writes_its_page_and_strict_fails_over_the_limit(data_set: Path, tmp_path: Path, mai: Run) -> None:
+    plain = mai("audit", data_set)
+    assert plain.returncode == 0, plain.stderr
+    assert plain.stdout.startswith("The files alone")
+    (page,) = tmp_path.glob("prepared/*/audit/audit.html")
+    assert f"page: {page.relative_to(tmp_path)}" in plain.stdout
+    area = json.loads(page.with_suffix(".json").read_text())["all"]["auroc"]["value"]
+    assert area > 0.9  # the grid of the synthetic pictures makes their PNG files larger
+
+    over_limit = mai("audit", data_set, "--strict", "--out", "o")
+    assert over_limit.returncode == 3
+    assert "the files alone reach an AUROC over 0.6" in over_limit.stderr
+    assert (tmp_path / "o" / "audit.html").is_file()
+    assert mai("audit", data_set, "--strict", "--limit", "1", "--out", "o").returncode == 0

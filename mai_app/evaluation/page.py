@@ -1,0 +1,98 @@
+"""How MAI's pages and plots look, and how figures are written."""
+
+import html
+import io
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours (2008), which people with any kind of colour vision can tell apart.
+CLASS_COLOURS: Final = ("#0072B2", "#D55E00")
+
+
+def page(title: str, body: str, style: str = "") -> str:
+    """One HTML page in MAI's look, with no outside request; `body` is HTML, `title` text, `style` more CSS."""
+    return f"{_HEAD.replace('{title}', html.escape(title))}{style}</style></head><body>\n{body}</body></html>\n"
+
+
+def plot_style() -> AbstractContextManager[None]:
+    """In this context plots look like MAI's, and their SVG is the same each time."""
+    return mpl.rc_context(
+        {
+            "svg.hashsalt": "mai",
+            "svg.fonttype": "none",
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "font.family": "sans-serif",
+        }
+    )
+
+
+def new_axes(x: str, y: str) -> tuple[Figure, Axes]:
+    """A figure of the usual size with one plot."""
+    figure = Figure(figsize=(4.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes
+
+
+def svg_text(figure: Figure) -> str:
+    """A figure as SVG text, the same bytes each time."""
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
+    text = stream.getvalue()
+    return text[text.index("<svg") :]
+
+
+def show_number(value: float | None) -> str:
+    """Three digits, or a dash for what is not known."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def show_percent(value: float | None) -> str:
+    """In percent, one digit."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def show_interval(figure: Mapping[str, float | None], html_: bool = False, percent: bool = False) -> str:
+    """A figure with its interval, as text or for an HTML table."""
+    show = (lambda v: "–" if v is None else f"{100 * v:.0f}") if percent else show_number
+    value = show(figure["value"]) + (" %" if percent and figure["value"] is not None else "")
+    span = f"{show(figure['low'])}–{show(figure['high'])}"
+    if figure["value"] is None:
+        return "–"
+    return f"{value}<small>{span}</small>" if html_ else f"{value} ({span})"
+
+
+def cut_text(text: str, width: int) -> str:
+    """The text, cut to fit a column."""
+    return text if len(text) < width else text[: width - 2] + "…"
+
+
+_HEAD: Final = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root { color-scheme: light dark; --ink: #1b1f24; --dim: #5b6570; --line: #d9dee4; --page: #fff; --plot: #fff }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --dim: #9aa5b1; --line: #343b44; --page: #14171b;
+  --plot: #f4f5f7 } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 76rem;
+  margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin: 2rem 0 .4rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100% }
+th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap;
+  vertical-align: baseline }
+th:first-child { text-align: left } thead th { color: var(--dim); font-weight: 500; white-space: normal }
+thead th[colspan] { text-align: center } tbody th { font-weight: 500 }
+small { display: block; color: var(--dim); font-weight: 400; font-size: .8em }
+.scroll { overflow-x: auto } .plots { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1.5rem 0 }
+figure { margin: 0; flex: 1 1 20rem; max-width: 26rem } figcaption { color: var(--dim); font-size: .9em }
+figure svg { width: 100%; height: auto; background: var(--plot); border-radius: 6px }
+code { overflow-wrap: anywhere } .note { color: var(--dim); max-width: 60rem }
+"""
