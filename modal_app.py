@@ -41,8 +41,8 @@ image = (
     .add_local_python_source("mai_app")
 )
 volumes: dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount] = {VOLUME: volume}
-# For data sets that are not for everyone; none of the six needs it.
-hub_token = modal.Secret.from_dict({name: os.environ[name] for name in ("HF_TOKEN",) if name in os.environ})
+# For data sets that are not for everyone, and for mirrors; the six need neither.
+hub_settings = modal.Secret.from_dict({n: os.environ[n] for n in ("HF_TOKEN", "HF_ENDPOINT") if n in os.environ})
 
 
 @app.function(image=image, volumes=volumes, cpu=4.0, timeout=30 * MINUTES)
@@ -57,7 +57,7 @@ def make_demo_data(scenes: int, seed: int) -> None:
 @app.function(
     image=image,
     volumes=volumes,
-    secrets=[hub_token],
+    secrets=[hub_settings],
     cpu=4.0,
     timeout=24 * HOURS,
     retries=modal.Retries(initial_delay=0.0, max_retries=10),  # a retry carries on after the last finished file
@@ -135,6 +135,7 @@ def main(data: str = "", name: str = "", epochs: int = 0) -> None:
         name=name,
         epochs=epochs or defaults.epochs,
         learning_rate=defaults.learning_rate,
+        degrade=bool(data),  # the simulated pairs are saved alike
     )
     sys.exit(run(config, dispatch))
 

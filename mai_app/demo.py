@@ -30,6 +30,7 @@ def demo(config: DemoConfig) -> None:
             name=f"demo-{config.scenes}-{config.seed}",
             epochs=config.epochs,
             learning_rate=config.learning_rate,
+            degrade=False,  # both of a pair are saved alike: there is nothing to take away
             seed=config.seed,
             runs=runs,
             prepared=config.out / "prepared",

@@ -11,6 +11,7 @@ import pytest
 from mai_app.config import TIERS
 from mai_app.data.prepare import prepare
 from tests.conftest import Run, write_data_set
+from tests.hub import Hub, add_six
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -56,6 +57,32 @@ def test_modal_run_with_no_arguments_trains_on_the_volume(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert "done: run simulated-demo-baseline-resize on the Volume" in done.stdout
     assert "runs/simulated-demo-baseline-resize/best.safetensors" in done.stdout
+
+
+def test_the_hub_sets_are_prepared_on_the_volume_as_here(tmp_path: Path, mai: Run) -> None:
+    words = "prepare --source posters --source diffusiondb --parts 2 --name two"
+    with Hub() as hub:
+        add_six(hub, images=12)
+        script = f"HF_ENDPOINT={hub.url} NO_PROXY=127.0.0.1,localhost python local_entry.py {words} --on modal"
+        there = on_modal(script, tmp_path)
+        environment = hub.environment(tmp_path / "hf", PYTHONPATH=str(ROOT))
+        here = subprocess.run(
+            [sys.executable, "-m", "mai_app", *words.split()],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert there.returncode == here.returncode == 0, there.stderr
+    assert there.stdout.splitlines()[:-1] == here.stdout.splitlines()[:-1]
+    home = on_modal(f"modal volume get mai prepared/two/manifest.csv {tmp_path}/", tmp_path)
+    assert home.returncode == 0, home.stderr
+    assert (tmp_path / "manifest.csv").read_bytes() == (tmp_path / "prepared" / "two" / "manifest.csv").read_bytes()
+    trained = on_modal(
+        "python local_entry.py train --data two --name two --epochs 1 --batch-size 8 --on modal", tmp_path
+    )
+    assert "done: run two on the Volume" in trained.stdout, trained.stderr
 
 
 def test_one_command_line_two_places(tmp_path: Path, mai: Run) -> None:

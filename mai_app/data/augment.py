@@ -8,8 +8,11 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from mai_app.config import Tier
-from mai_app.data.images import DecodedImage, Pixels, decode, encode_jpeg
+from mai_app.data.images import SAMPLINGS, DecodedImage, Pixels, decode, encode_jpeg
 from mai_app.data.inputs import mirrored, random_window
+
+Jpegs = npt.NDArray[np.int64]
+"""(n, 2): quality, 1 to 100, and place in SAMPLINGS of a training set's JPEG files."""
 
 TIER_SETTINGS: Final[dict[Tier, tuple[int | None, int]]] = {
     "q90": (None, 90),
@@ -26,12 +29,8 @@ TIER_WORDS: Final[dict[Tier, str]] = {
 
 GRID: Final = 8
 """Pixels a side of a JPEG block: cutting 0 to GRID - 1 of them off moves the blocks' edges anywhere."""
-UNKNOWN_QUALITIES: Final = (75, 95)
-"""JPEG quality, from and to, both included: what a lossless file gets if the training set has no JPEG to draw from."""
-FULL_CHROMA: Final = 0.12
-"""Share of the JPEGs saved with whole colour planes, 4:4:4, as among the authentic JPEGs of the development set (141 of
-1,131); the others have halved ones, 4:2:0. It must be near the share among the training set's files: a probe reads the
-difference."""
+UNKNOWN_JPEGS: Final = tuple((quality, SAMPLINGS.index("4:2:0")) for quality in range(75, 96))
+"""JPEG quality and place in SAMPLINGS to draw from if the training set has no JPEG."""
 RESCALE: Final = 0.5
 """Share of the crops that are rescaled."""
 SCALES: Final = (0.6, 1.3)
@@ -82,32 +81,30 @@ def shrink(pixels: Pixels, longest: int | None) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 
-def training_crop(
-    window: Pixels, lossy: bool, qualities: npt.NDArray[np.int64], size: int, rng: np.random.Generator
-) -> Pixels:
+def training_crop(window: Pixels, lossy: bool, jpegs: Jpegs, size: int, rng: np.random.Generator) -> Pixels:
     """(≤ 256, ≤ 256, 3) native window to a new (size, size, 3) uint8 crop whose stored file can't be told any more.
 
     Real photographs come as JPEG and synthetic images as PNG, and detectors learn that (Grommelt et al. 2024, "Fake
-    or JPEG?"). So what never had a JPEG generation (not `lossy`) gets one, at a quality drawn from `qualities` (n,),
-    those of the training set's lossy files. Everything after that is drawn alike whatever the file was: rescaling,
-    blur, noise, and mostly a further generation, for blur and JPEG in training are what makes a detector hold on
-    images from the web (Wang et al. 2020, "CNN-generated images are surprisingly easy to spot… for now").
+    or JPEG?"). So what never had a JPEG generation (not `lossy`) gets one, as one of the training set's JPEGs has it:
+    quality and colour sampling are drawn from `jpegs`. Everything after that is drawn alike whatever the file was:
+    rescaling, blur, noise, and mostly a further generation, for blur and JPEG in training are what makes a detector
+    hold on images from the web (Wang et al. 2020, "CNN-generated images are surprisingly easy to spot… for now").
     `rng` alone decides; the crop is mirrored where the image is too small, and flipped left to right half the time.
     """
     # Cut before and after the lossless file's JPEG, so that its blocks lie anywhere on what the picture was made of and
     # anywhere in the crop; the lossy file is cut as often, or where the mirroring begins would tell them apart.
     pixels = _cut(window, rng)
     if not lossy:
-        pixels = _as_jpeg(pixels, _drawn_quality(qualities, rng), rng)
+        pixels = _as_jpeg(pixels, *_drawn(jpegs, rng))
     pixels = _cut(pixels, rng)
     # What the last step can't need is dropped here: the steps between cost by the pixel.
     room = size + GRID - 1
     pixels = _rescaled(pixels, room, rng) if rng.random() < RESCALE else random_window(pixels, room, rng)
-    pixels = _worn(pixels, rng)
+    pixels = _worn(pixels, jpegs, rng)
     return _flipped(random_window(mirrored(pixels, size), size, rng), rng)
 
 
-def training_stretch(stretched: Pixels, rng: np.random.Generator) -> Pixels:
+def training_stretch(stretched: Pixels, jpegs: Jpegs, rng: np.random.Generator) -> Pixels:
     """A whole image stretched to (n, n, 3) uint8, to a new one of that shape: a random part of it, stretched again.
 
     Width and height of the part are drawn apart from each other, so that how strongly the picture is stretched no
@@ -119,7 +116,7 @@ def training_stretch(stretched: Pixels, rng: np.random.Generator) -> Pixels:
     x, y = rng.uniform(0, width - part_width), rng.uniform(0, height - part_height)
     box = (x, y, x + part_width, y + part_height)
     part = Image.fromarray(stretched).resize((width, height), Image.Resampling.BILINEAR, box)
-    return _flipped(_worn(np.asarray(part), rng), rng)
+    return _flipped(_worn(np.asarray(part), jpegs, rng), rng)
 
 
 def _cut(pixels: Pixels, rng: np.random.Generator) -> Pixels:
@@ -128,10 +125,11 @@ def _cut(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     return pixels[min(y, pixels.shape[0] - 1) :, min(x, pixels.shape[1] - 1) :]
 
 
-def _drawn_quality(qualities: npt.NDArray[np.int64], rng: np.random.Generator) -> int:
-    if not len(qualities):
-        return int(rng.integers(*UNKNOWN_QUALITIES, endpoint=True))
-    return int(qualities[rng.integers(len(qualities))])
+def _drawn(jpegs: Jpegs, rng: np.random.Generator) -> tuple[int, str]:
+    """Quality and colour sampling of a JPEG of the training set."""
+    known = jpegs if len(jpegs) else UNKNOWN_JPEGS
+    quality, sampling = known[rng.integers(len(known))]
+    return int(quality), SAMPLINGS[int(sampling)]
 
 
 def _rescaled(pixels: Pixels, room: int, rng: np.random.Generator) -> Pixels:
@@ -148,7 +146,7 @@ def _rescaled(pixels: Pixels, room: int, rng: np.random.Generator) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((new_width, new_height), resampling, box))
 
 
-def _worn(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+def _worn(pixels: Pixels, jpegs: Jpegs, rng: np.random.Generator) -> Pixels:
     """Perhaps blurred, perhaps noisy, mostly saved with loss and read again."""
     if rng.random() < BLUR:
         blur = ImageFilter.GaussianBlur(rng.uniform(*BLURS))
@@ -159,17 +157,13 @@ def _worn(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     if rng.random() < RECOMPRESS:
         webp = rng.random() < WEBP
         quality = int(rng.integers(*QUALITIES, endpoint=True))
-        pixels = _as_webp(pixels, quality) if webp else _as_jpeg(pixels, quality, rng)
+        pixels = _as_webp(pixels, quality) if webp else _as_jpeg(pixels, quality, _drawn(jpegs, rng)[1])
     return pixels
 
 
-def _as_jpeg(pixels: Pixels, quality: int, rng: np.random.Generator) -> Pixels:
-    """Saved as JPEG, 4:4:4 or 4:2:0 by chance, and read again."""
-    if rng.random() >= FULL_CHROMA:
-        return decode(encode_jpeg(pixels, quality), "training image").pixels
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling="4:4:4")
-    return decode(buffer.getvalue(), "training image").pixels
+def _as_jpeg(pixels: Pixels, quality: int, sampling: str) -> Pixels:
+    """Saved as JPEG and read again."""
+    return decode(encode_jpeg(pixels, quality, sampling), "training image").pixels
 
 
 def _as_webp(pixels: Pixels, quality: int) -> Pixels:

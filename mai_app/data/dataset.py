@@ -81,7 +81,7 @@ class TrainingImages(Dataset[Batch]):
         self.seed = seed
         self.epoch = epoch
         self.degrade = degrade
-        self.qualities = prepared.jpeg_qualities(prepared.rows("train"))
+        self.jpegs = prepared.jpegs(prepared.rows("train"))
 
     def __getitems__(self, draws: list[Draw]) -> Batch:
         """One batch."""
@@ -94,10 +94,10 @@ class TrainingImages(Dataset[Batch]):
         rng = np.random.default_rng([self.seed, self.epoch, draw])
         if self.preprocessing.input == "resize":
             stretched = self.prepared.stretched(row)
-            return training_stretch(stretched, rng) if self.degrade else stretched
+            return training_stretch(stretched, self.jpegs, rng) if self.degrade else stretched
         window = self.prepared.window(row)
         if self.degrade:
-            return training_crop(window, bool(self.prepared.lossy[row]), self.qualities, size, rng)
+            return training_crop(window, bool(self.prepared.lossy[row]), self.jpegs, size, rng)
         return random_window(mirrored(window, size), size, rng)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 from mai_app.config import LIMITS, Limits
 from mai_app.errors import ImageError
@@ -38,6 +38,8 @@ SUFFIXES: Final = frozenset(
 """Names of files that are taken from a folder as images."""
 OTHER_SUFFIXES: Final = frozenset((".heic", ".heif", ".avif", ".jxl", ".jp2"))
 """Image files that MAI does not decode: taken from a folder too, so that they are refused and not overlooked."""
+SAMPLINGS: Final = ("4:4:4", "4:2:2", "4:2:0")
+"""How JPEG files store colour: whole planes, or halved in width, or in both directions."""
 
 # MAI's own limit, checked below, is an error and lies under the size at which Pillow raises one.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -69,6 +71,8 @@ class DecodedImage:
     """Size of the file."""
     jpeg_quality: int | None
     """Estimated quality of the quantisation tables, 1 to 100; None if the file is no JPEG."""
+    jpeg_sampling: str
+    """How the colour planes of a JPEG are stored: one of SAMPLINGS; empty if otherwise, or no JPEG."""
     lossy: bool
     """Whether the file's coding changes pixels: JPEG, lossy WebP, TIFF with JPEG inside."""
     notes: tuple[str, ...]
@@ -118,6 +122,7 @@ def decode(data: bytes, name: str, limits: Limits = LIMITS) -> DecodedImage:
             notes = _frame_notes(image)
             image.load()
             quality = jpeg_quality(getattr(image, "quantization", None))
+            sampling = _jpeg_sampling(image)
             lossy = _is_lossy(image, data)
             pixels = np.asarray(_to_rgb(_upright(image), name))
             # MPO is what Pillow calls a JPEG that carries further pictures, as many phones write it.
@@ -134,13 +139,13 @@ def decode(data: bytes, name: str, limits: Limits = LIMITS) -> DecodedImage:
     except Exception as error:
         reason = str(error).strip() or type(error).__name__
         raise ImageError(name, f"is damaged or truncated ({reason}); get the original file again") from None
-    return DecodedImage(pixels, file_format, len(data), quality, lossy, notes)
+    return DecodedImage(pixels, file_format, len(data), quality, sampling, lossy, notes)
 
 
-def encode_jpeg(pixels: Pixels, quality: int) -> bytes:
-    """JPEG bytes of (height, width, 3) uint8 pixels: baseline, 4:2:0, the IJG tables at `quality` (1 to 100)."""
+def encode_jpeg(pixels: Pixels, quality: int, sampling: str = "4:2:0") -> bytes:
+    """JPEG bytes of (height, width, 3) uint8 pixels: baseline, the IJG tables at `quality` (1 to 100)."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=sampling)
     return buffer.getvalue()
 
 
@@ -184,6 +189,13 @@ def _frame_notes(image: Image.Image) -> tuple[str, ...]:
     if image.format == "MPO" or not getattr(image, "is_animated", False):
         return ()
     return (f"first of {getattr(image, 'n_frames', 'several')} frames",)
+
+
+def _jpeg_sampling(image: Image.Image) -> str:
+    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        return ""
+    number = JpegImagePlugin.get_sampling(image)  # -1: another, or a single plane
+    return SAMPLINGS[number] if number >= 0 else ""
 
 
 def _is_lossy(image: Image.Image, data: bytes) -> bool:

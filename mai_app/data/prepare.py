@@ -113,6 +113,8 @@ def _make(
     """Make the units that are not there yet, and join them all."""
     downloads = folder / "downloads"
     shutil.rmtree(downloads, ignore_errors=True)
+    for leftover in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+        leftover.unlink()
     todo = [unit for unit in plan.units if not (folder / "units" / unit.name).is_dir()]
     remote = sum(unit.file.size for unit in todo if isinstance(unit, RemoteUnit))
     remote += sum(table.file.size for table in plan.flags.values() if not _names(table, folder).exists())
@@ -285,4 +287,4 @@ def _full_disk_said(folder: Path) -> Iterator[None]:
 
 
 def _gb(count: int) -> str:
-    return f"{count / 10**9:.2f} GB"
+    return f"{count / 10**9:.2f} GB" if count >= 10**9 else f"{count / 10**6:.1f} MB"

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.csv
 
 from mai_app.config import IMAGE_SIZE
-from mai_app.data.images import Pixels
+from mai_app.data.augment import Jpegs
+from mai_app.data.images import SAMPLINGS, Pixels
 from mai_app.data.units import COLUMNS, STRETCHED_BYTES
 from mai_app.errors import DataError
 
@@ -84,9 +85,12 @@ class PreparedSet:
         window = int(self._heights[row]) * int(self._widths[row]) * 3
         return self._bytes(row, STRETCHED_BYTES + window, int(self.original_bytes[row])).tobytes()
 
-    def jpeg_qualities(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """JPEG qualities (m,) of those of the rows' files that are JPEG."""
-        return np.asarray(self.table["jpeg_quality"].take(rows).drop_null().to_numpy(), dtype=np.int64)
+    def jpegs(self, rows: npt.NDArray[np.int64]) -> Jpegs:
+        """Of those of the rows' files that are colour JPEG: quality and place in SAMPLINGS."""
+        columns = self.table.select(["jpeg_quality", "jpeg_sampling"]).take(rows).to_pydict()
+        pairs = zip(columns["jpeg_quality"], columns["jpeg_sampling"], strict=True)
+        known = [(quality, SAMPLINGS.index(sampling)) for quality, sampling in pairs if quality and sampling]
+        return np.array(known, dtype=np.int64).reshape(-1, 2)
 
     def refused(self) -> list[dict[str, str]]:
         """The files that could not be decoded: file, source, reason."""

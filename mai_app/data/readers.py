@@ -1,8 +1,9 @@
 """From a fetched archive or table to its images: one after the other, as their own bytes, without unpacking it.
 
-Memory holds one image (zip) or one row group (parquet), whatever the archive's size.
+Memory holds one image (zip) or a few rows (parquet), whatever the archive's size.
 """
 
+import glob
 import hashlib
 import heapq
 import json
@@ -15,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.dataset import ParquetFragmentScanOptions
 
 from mai_app.config import LIMITS
 from mai_app.data.images import OTHER_SUFFIXES, SUFFIXES
@@ -65,8 +67,8 @@ def read_flags(path: Path, flags: Flags) -> list[str]:
         with pq.ParquetFile(path) as table:
             for batch in table.iter_batches(columns=[flags.name, flags.score]):
                 scores = batch.column(flags.score).to_numpy(zero_copy_only=False)
-                names += batch.column(flags.name).filter(pa.array(scores > flags.most)).to_pylist()
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+                names += batch.column(flags.name).filter(pa.array(scores > flags.most)).drop_null().to_pylist()
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         raise SourceError(f"{flags.file}: not a table with {flags.name} and {flags.score} ({_line(error)})") from None
     return sorted(names)
 
@@ -167,7 +169,14 @@ def _read_parquet(
     chosen = draw(map(str, range(count)), most, seed)
     try:
         rows = datasets.load_dataset(
-            "parquet", data_files={"train": str(path)}, split="train", streaming=True, columns=keep
+            "parquet",
+            data_files={"train": glob.escape(str(path))},
+            split="train",
+            streaming=True,
+            columns=keep,
+            # Without these it holds whole row groups, and as many of them as it can read meanwhile.
+            batch_size=16,
+            fragment_scan_options=ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True),
         ).cast_column(source.column, datasets.Image(decode=False))
         for number, row in enumerate(rows):
             name = str(number)

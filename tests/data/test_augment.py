@@ -9,7 +9,7 @@ from PIL import Image
 from mai_app.config import TIERS, Tier
 from mai_app.data import augment
 from mai_app.data.augment import TIER_SETTINGS, TIER_WORDS, degrade, shrink, training_crop, training_stretch
-from mai_app.data.images import DecodedImage, Pixels, decode, encode_jpeg
+from mai_app.data.images import SAMPLINGS, DecodedImage, Pixels, decode, encode_jpeg
 
 DAMAGING: tuple[Tier, ...] = ("q90", "web", "hard")
 
@@ -23,7 +23,7 @@ def picture(height: int, width: int) -> Pixels:
 
 
 def decoded(pixels: Pixels, form: str = "PNG", notes: tuple[str, ...] = ()) -> DecodedImage:
-    return DecodedImage(pixels, form, pixels.nbytes, None, notes)
+    return DecodedImage(pixels, form, pixels.nbytes, None, "", form == "JPEG", notes)
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_every_tier_has_settings_and_words() -> None:
         assert longest is None or str(longest) in TIER_WORDS[tier]
 
 
-QUALITIES = np.arange(75, 96)
-NO_QUALITIES = np.array([], np.int64)
+JPEGS = np.array([(quality, SAMPLINGS.index("4:2:0")) for quality in range(75, 96)])
+NO_JPEGS = np.empty((0, 2), np.int64)
 
 
 def crop(pixels: Pixels, seed: int = 0, lossy: bool = False, size: int = 200) -> Pixels:
-    return training_crop(pixels, lossy, QUALITIES, size, np.random.default_rng(seed))
+    return training_crop(pixels, lossy, JPEGS, size, np.random.default_rng(seed))
 
 
 @pytest.fixture
@@ -111,9 +111,9 @@ def saved_qualities(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     as_jpeg = augment._as_jpeg
 
-    def spy(pixels: Pixels, quality: int, rng: np.random.Generator) -> Pixels:
+    def spy(pixels: Pixels, quality: int, sampling: str) -> Pixels:
         seen.append(quality)
-        return as_jpeg(pixels, quality, rng)
+        return as_jpeg(pixels, quality, sampling)
 
     monkeypatch.setattr(augment, "_as_jpeg", spy)
     return seen
@@ -128,7 +128,7 @@ def test_a_training_crop_has_its_size_whatever_the_window(height: int, width: in
     for seed in range(12):
         for size in (64, 200):
             result = crop(pixels, seed, lossy, size)
-            assert (result.shape, result.dtype) == ((size, size, 3), np.uint8)
+            assert (result.shape, result.dtype) == ((size, size, 3), np.dtype(np.uint8))
             assert result.flags.writeable
 
 
@@ -142,8 +142,8 @@ def test_a_training_crop_depends_on_its_seed_alone(lossy: bool) -> None:
 
 
 def test_no_label_enters_the_training_damage() -> None:
-    assert list(inspect.signature(training_crop).parameters) == ["window", "lossy", "qualities", "size", "rng"]
-    assert list(inspect.signature(training_stretch).parameters) == ["stretched", "rng"]
+    assert list(inspect.signature(training_crop).parameters) == ["window", "lossy", "jpegs", "size", "rng"]
+    assert list(inspect.signature(training_stretch).parameters) == ["stretched", "jpegs", "rng"]
 
 
 def test_training_damage_leaves_its_input_as_it_was() -> None:
@@ -155,7 +155,7 @@ def test_training_damage_leaves_its_input_as_it_was() -> None:
         for seed in range(30):
             for lossy in (True, False):
                 crop(pixels, seed, lossy)[:] = 0
-            training_stretch(pixels, np.random.default_rng(seed))[:] = 0
+            training_stretch(pixels, JPEGS, np.random.default_rng(seed))[:] = 0
     assert np.array_equal(pixels, before)
 
 
@@ -185,12 +185,12 @@ def test_a_lossy_window_keeps_its_very_pixels_where_nothing_is_drawn() -> None:
 def test_the_first_jpeg_has_the_training_files_qualities(saved_qualities: list[int]) -> None:
     pixels = picture(256, 256)
     for seed in range(40):
-        training_crop(pixels, False, np.array([31, 31, 31, 93]), 200, np.random.default_rng(seed))
+        training_crop(pixels, False, np.array([(31, 2), (31, 2), (31, 2), (93, 2)]), 200, np.random.default_rng(seed))
     assert set(saved_qualities) == {31, 93}
     assert saved_qualities.count(31) > saved_qualities.count(93)
     saved_qualities.clear()
     for seed in range(300):
-        training_crop(pixels[:9, :9], False, NO_QUALITIES, 9, np.random.default_rng(seed))
+        training_crop(pixels[:9, :9], False, NO_JPEGS, 9, np.random.default_rng(seed))
     assert set(saved_qualities) == set(range(75, 96))
 
 
@@ -202,7 +202,8 @@ def test_a_lower_quality_leaves_less_of_the_noise() -> None:
             [
                 np.abs(
                     np.diff(
-                        training_crop(pixels, False, np.array([q]), 200, np.random.default_rng(s)).astype(int), axis=1
+                        training_crop(pixels, False, np.array([(q, 2)]), 200, np.random.default_rng(s)).astype(int),
+                        axis=1,
                     )
                 )
                 for s in range(5)
@@ -219,7 +220,7 @@ def test_the_jpeg_grid_lies_anywhere_in_the_crop() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     places = set()
     for seed in range(120):
-        result = training_crop(noise, False, np.array([5]), 200, np.random.default_rng(seed)).astype(int)
+        result = training_crop(noise, False, np.array([(5, 2)]), 200, np.random.default_rng(seed)).astype(int)
         steps = np.abs(np.diff(result, axis=1)).mean(axis=(0, 2))[:192].reshape(-1, 8).mean(axis=0)
         places.add(int(steps.argmax()))
     assert places == set(range(8))
@@ -243,6 +244,24 @@ def test_both_kinds_of_file_lose_as_many_rows_and_columns(monkeypatch: pytest.Mo
     assert len(cuts[True]) == len(cuts[False]) == 20
 
 
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_colour_is_sampled_as_in_the_training_files(sampling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    as_jpeg = augment._as_jpeg
+
+    def spy(pixels: Pixels, quality: int, sampling: str) -> Pixels:
+        seen.append(sampling)
+        return as_jpeg(pixels, quality, sampling)
+
+    monkeypatch.setattr(augment, "_as_jpeg", spy)
+    jpegs = np.array([(80, SAMPLINGS.index(sampling))])
+    for seed in range(30):
+        training_crop(picture(64, 64), False, jpegs, 64, np.random.default_rng(seed))
+        training_stretch(picture(64, 64), jpegs, np.random.default_rng(seed))
+    assert len(seen) > 40
+    assert set(seen) == {sampling}
+
+
 def test_recompression_spans_its_qualities(saved_qualities: list[int]) -> None:
     for seed in range(1500):
         crop(picture(16, 16), seed, lossy=True, size=16)
@@ -254,10 +273,10 @@ def test_recompression_spans_its_qualities(saved_qualities: list[int]) -> None:
 @pytest.mark.parametrize("size", [200, 64])
 def test_a_stretched_image_keeps_its_shape_and_depends_on_its_seed_alone(size: int) -> None:
     pixels = picture(size, size)
-    results = [training_stretch(pixels, np.random.default_rng(seed)) for seed in range(15)]
+    results = [training_stretch(pixels, JPEGS, np.random.default_rng(seed)) for seed in range(15)]
     assert {(result.shape, result.dtype) for result in results} == {((size, size, 3), np.dtype(np.uint8))}
     assert len({result.tobytes() for result in results}) == 15
-    assert np.array_equal(results[3], training_stretch(pixels, np.random.default_rng(3)))
+    assert np.array_equal(results[3], training_stretch(pixels, JPEGS, np.random.default_rng(3)))
 
 
 @pytest.mark.usefixtures("undamaged")
@@ -265,7 +284,7 @@ def test_a_stretched_image_shows_a_part_of_its_own_proportions() -> None:
     # A ramp's slope tells how much of each side is shown; rows must never run backwards, columns half the time.
     ramp = np.zeros((200, 200, 3), np.uint8)
     ramp[..., 0], ramp[..., 1] = np.arange(200)[:, None], np.arange(200)
-    results = [training_stretch(ramp, np.random.default_rng(seed)).astype(int) for seed in range(200)]
+    results = [training_stretch(ramp, JPEGS, np.random.default_rng(seed)).astype(int) for seed in range(200)]
     down = np.array([result[-1, 100, 0] - result[0, 100, 0] for result in results]) / 200
     across = np.array([result[100, -1, 1] - result[100, 0, 1] for result in results]) / 200
     assert down.min() > 0.55

@@ -1,5 +1,7 @@
 """The Hub's files, over real HTTP with the real client: whole or not at all, patiently, and no secret said aloud."""
 
+import io
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +21,13 @@ from tests.hub import Fault, Hub
 OWN = "someone/pictures"
 LARGE = 12 << 20  # the client writes pieces of 10 MiB: only a larger file is ever resumed
 NO_PAUSE = Patience(0)
+
+
+def _no_other_try(_seconds: float) -> None:
+    raise AssertionError("it is tried again")
+
+
+NO_OTHER_TRY = Patience(9, _no_other_try)
 
 
 def point_at(hub: Hub, home: Path, patch: pytest.MonkeyPatch) -> list[float]:
@@ -101,9 +110,7 @@ def test_nothing_outside_the_wanted_folder_is_listed(hub: Hub) -> None:
         ("teapot", "the Hub answers 418"),
     ],
 )
-def test_what_will_not_pass_is_said_at_once(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch, answer: str, words: str
-) -> None:
+def test_what_will_not_pass_is_said_at_once(hub: Hub, monkeypatch: pytest.MonkeyPatch, answer: str, words: str) -> None:
     hub.add(OWN, "a.zip", b"a")
     if answer in ("private", "gated"):
         hub.private.add(OWN)
@@ -114,7 +121,7 @@ def test_what_will_not_pass_is_said_at_once(
     if answer == "teapot":
         hub.faults.append(Fault(OWN, "status", status=418))
     with pytest.raises(SourceError) as caught:
-        list_files(OWN, "nowhere" if answer == "revision" else "main", ("*.zip",), Patience(9, pytest.fail))
+        list_files(OWN, "nowhere" if answer == "revision" else "main", ("*.zip",), NO_OTHER_TRY)
     assert words in str(caught.value)
     assert "hf_another" not in str(caught.value)
 
@@ -122,7 +129,7 @@ def test_what_will_not_pass_is_said_at_once(
 def test_a_file_that_is_gone_is_said_at_once(hub: Hub, tmp_path: Path) -> None:
     commit, file = the_file(hub, 100)
     with pytest.raises(SourceError, match=r"data/b.zip: the Hub has no such file \(404\)"):
-        download(OWN, replace(file, path="data/b.zip"), commit, tmp_path / "d", Patience(9, pytest.fail))
+        download(OWN, replace(file, path="data/b.zip"), commit, tmp_path / "d", NO_OTHER_TRY)
 
 
 def test_pauses_double_unless_the_hub_names_the_time(hub: Hub, tmp_path: Path) -> None:
@@ -222,6 +229,9 @@ def test_no_signature_and_no_token_is_said(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", hub.token)
+    huggingface_hub.utils.logging.set_verbosity_warning()  # type: ignore[no-untyped-call]
+    log = logging.StreamHandler(io.StringIO())
+    logging.getLogger("huggingface_hub").addHandler(log)
     hub.private.add(OWN)
     commit, file = the_file(hub, 5000)
     said = []
@@ -236,7 +246,8 @@ def test_no_signature_and_no_token_is_said(
             download(OWN, file, commit, tmp_path / "d", NO_PAUSE)
         said.append(str(caught.value))
     hub.faults.clear()
-    text = "\n".join([*said, *capfd.readouterr()])
+    text = "\n".join([*said, *capfd.readouterr(), log.stream.getvalue()])
+    logging.getLogger("huggingface_hub").removeHandler(log)
     assert stand_in.SIGNATURE not in text
     assert hub.token not in text
     # The token goes to the Hub, and not to the other host that it points to.
@@ -252,7 +263,7 @@ def test_what_the_callback_raises_ends_the_download(hub: Hub, tmp_path: Path) ->
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        download(OWN, file, commit, tmp_path / "d", Patience(9, pytest.fail), stop)
+        download(OWN, file, commit, tmp_path / "d", NO_OTHER_TRY, stop)
 
 
 def test_offline_it_says_so(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,10 +271,9 @@ def test_offline_it_says_so(hub: Hub, tmp_path: Path, monkeypatch: pytest.Monkey
     hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
-    never = Patience(9, pytest.fail)
     calls: list[Callable[[], object]] = [
-        lambda: list_files(OWN, "main", ("*.zip",), never),
-        lambda: download(OWN, file, commit, tmp_path / "d", never),
+        lambda: list_files(OWN, "main", ("*.zip",), NO_OTHER_TRY),
+        lambda: download(OWN, file, commit, tmp_path / "d", NO_OTHER_TRY),
     ]
     for call in calls:
         with pytest.raises(SourceError, match="not fetched yet, and HF_HUB_OFFLINE is set"):

@@ -22,7 +22,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mai_app.config import LIMITS, Limits
-from mai_app.data.images import DecodedImage, Pixels, decode, decode_file, encode_jpeg, jpeg_quality, read_file
+from mai_app.data.images import (
+    SAMPLINGS,
+    DecodedImage,
+    Pixels,
+    decode,
+    decode_file,
+    encode_jpeg,
+    jpeg_quality,
+    read_file,
+)
 from mai_app.errors import ImageError
 
 ROOT = Path(__file__).parents[2]
@@ -491,3 +500,38 @@ def test_damaged_files_raise_no_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "truncated" in done.stdout
     assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_the_colour_sampling_of_a_jpeg_is_read(sampling: str) -> None:
+    decoded = decode(encode_jpeg(four_colours(), 80, sampling), "x")
+    assert (decoded.jpeg_sampling, decoded.lossy) == (sampling, True)
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "lossy"),
+    [
+        ("PNG", {}, False),
+        ("GIF", {}, False),
+        ("BMP", {}, False),
+        ("TIFF", {}, False),
+        ("TIFF", {"compression": "jpeg"}, True),
+        ("TIFF", {"compression": "tiff_lzw"}, False),
+        ("WEBP", {"lossless": True}, False),
+        ("WEBP", {"lossless": True, "exif": b"Exif\x00\x00VP8 of another"}, False),
+        ("WEBP", {"quality": 90}, True),
+        ("WEBP", {"quality": 90, "exif": b"Exif\x00\x00some"}, True),
+        ("JPEG", {"quality": 90}, True),
+    ],
+)
+def test_it_is_known_whether_the_files_coding_changed_pixels(
+    form: str, options: dict[str, object], lossy: bool
+) -> None:
+    decoded = decode(saved(four_colours(), form, **options), "x")
+    assert decoded.lossy is lossy
+    assert (decoded.jpeg_sampling != "") == (form == "JPEG")
+
+
+def test_a_grey_jpeg_has_no_colour_sampling() -> None:
+    decoded = decode(saved(four_colours()[:, :, 0], "JPEG"), "x")
+    assert (decoded.jpeg_sampling, decoded.lossy) == ("", True)

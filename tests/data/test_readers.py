@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import random
 import struct
 import subprocess
@@ -10,7 +11,6 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -43,18 +43,33 @@ def table(images: list[object], **columns: list[object]) -> bytes:
 
 
 def test_a_zip_yields_its_images_bytes_and_nothing_else(tmp_path: Path) -> None:
-    junk = ("a/1.txt", "a/1.json", "__MACOSX/a/._1.jpg", "a/.DS_Store", "a/._1.png", ".hidden/2.png", "Thumbs.db", "a/")
+    junk = (
+        "a/1.txt",
+        "a/1.json",
+        "__MACOSX/a/._1.jpg",
+        "__MACOSX/1.png",
+        "a/.DS_Store",
+        "a/._1.png",
+        ".hidden/2.png",
+        "Thumbs.db",
+        "a/",
+    )
     images = {"a/1.JPG": b"one", "a/2.png": b"two", "b/3.webp": b"three", "c d/ü図.jpeg": b"four"}
     found = members(zip_of(dict.fromkeys(junk, b"[]") | images), tmp_path)
     assert {m.name: m.content for m in found} == images
 
 
-def test_stored_and_deflated_members_are_read_alike(tmp_path: Path) -> None:
-    for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+def test_stored_and_deflated_members_are_read_and_no_others(tmp_path: Path) -> None:
+    for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w", kind) as archive:
             archive.writestr("1.png", b"one" * 100)
-        assert members(stream.getvalue(), tmp_path) == [Member("1.png", b"one" * 100)]
+        found = members(stream.getvalue(), tmp_path)
+        assert len(found) == 1
+        if kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            assert found == [Member("1.png", b"one" * 100)]
+        else:
+            assert "packed in another way than stored or deflated" in reasons(found)["1.png"]
 
 
 def test_a_smaller_draw_is_part_of_a_larger_one_and_keeps_the_order(tmp_path: Path) -> None:
@@ -71,10 +86,15 @@ def test_ties_and_tags_come_from_beside_the_images(tmp_path: Path) -> None:
     prompts = {"1.png": {"p": "A  Cat"}, "2.png": {"p": "a cat"}, "3.png": {"q": 1}}
     data = zip_of({"part.json": json.dumps(prompts).encode(), **{f"{i}.png": b"x" for i in (1, 2, 3)}})
     assert [m.tie for m in members(data, tmp_path, replace(ZIP, tie="p"))] == ["a cat", "a cat", ""]
-    with pytest.raises(SourceError, match="part.json does not say what belongs to which image"):
+    with pytest.raises(SourceError, match=r"part\.json does not say what belongs to which image"):
         members(zip_of({"part.json": b"[1]", "1.png": b"x"}), tmp_path, replace(ZIP, tie="p"))
 
-    texts = {"1.txt": b"sky, Completely_Nude", "2.txt": b"sky\nai-generated,", "3.txt": b"nude mouse, \xff", "4.txt": b""}
+    texts = {
+        "1.txt": b"sky, Completely_Nude",
+        "2.txt": b"sky\nai-generated,",
+        "3.txt": b"nude mouse, \xff",
+        "4.txt": b"",
+    }
     data = zip_of({**texts, **{f"{i}.png": b"x" for i in range(1, 6)}})
     tagged = replace(ZIP, without_tags=frozenset(("nude", "completely nude", "ai-generated")))
     assert [m.name for m in members(data, tmp_path, tagged)] == ["3.png", "4.png", "5.png"]
@@ -119,11 +139,10 @@ def test_bombs_are_refused_by_what_they_declare(tmp_path: Path) -> None:
     assert "unpacks to 3,145,728 bytes from" in reasons(small)["1.png"]
 
 
-@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_bomb_that_lies_about_its_size_never_unpacks(tmp_path: Path, kind: int) -> None:
+def test_a_bomb_that_lies_about_its_size_never_unpacks(tmp_path: Path) -> None:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", kind) as archive:
-        archive.writestr("1.png", bytes(300 << 20) if kind == zipfile.ZIP_BZIP2 else bytes(1 << 20))
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("1.png", bytes(64 << 20))
     data = bytearray(stream.getvalue())
     struct.pack_into("<I", data, data.index(b"PK\1\2") + 24, 1000)  # so few bytes does it claim to have
     (tmp_path / "bomb.zip").write_bytes(data)
@@ -151,6 +170,12 @@ def test_a_table_yields_its_good_rows(tmp_path: Path) -> None:
     assert set(few) < set(more)
 
 
+def test_a_path_is_not_taken_for_a_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "[1] *what?* {2}"
+    folder.mkdir()
+    assert len(members(bad_parquet(), folder, TABLE)) == 5
+
+
 def test_an_address_in_a_table_is_never_followed(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(b"the user's own")
     paths = [str(tmp_path / "secret.png"), "file:///etc/passwd", "http://127.0.0.1:9/1.png", "zip://1.png::file"]
@@ -165,12 +190,17 @@ def test_an_address_in_a_table_is_never_followed(tmp_path: Path) -> None:
 def test_a_table_without_images_is_a_source_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="file: has no column 'picture'; its columns are image"):
         members(table([None]), tmp_path, replace(TABLE, column="picture"))
-    for values in ([1, 2], [[1.5]], [{"a": 1}]):
+    for values in ([1, 2], [True], [{"bytes": 1}]):
         stream = io.BytesIO()
         pq.write_table(pa.table({"image": values}), stream)
         with pytest.raises(SourceError, match="file: breaks off"):
             members(stream.getvalue(), tmp_path, TABLE)
-    for notes in (b"{", b"\xff", b'{"info": {"features": {"image": {"_type": "Value"}}}}', b'{"info": {"features": {"image": "x"}}}'):
+    for notes in (
+        b"{",
+        b"\xff",
+        b'{"info": {"features": {"image": {"_type": "Value"}}}}',
+        b'{"info": {"features": {"image": "x"}}}',
+    ):
         stream = io.BytesIO()
         pq.write_table(pa.table({"image": [b"x"]}).replace_schema_metadata({"huggingface": notes}), stream)
         with pytest.raises(SourceError, match="file: breaks off"):
@@ -185,10 +215,10 @@ def test_the_table_of_what_to_leave_out(tmp_path: Path) -> None:
     wrong: list[dict[str, list[object]]] = [{"name": ["a"]}, {"name": ["a"], "score": ["high"]}]
     for columns in wrong:
         pq.write_table(pa.table(columns), path)
-        with pytest.raises(SourceError, match="f.parquet: not a table with name and score"):
+        with pytest.raises(SourceError, match=r"f\.parquet: not a table with name and score"):
             read_flags(path, flags)
     path.write_bytes(b"nothing")
-    with pytest.raises(SourceError, match="f.parquet: not a table with name and score"):
+    with pytest.raises(SourceError, match=r"f\.parquet: not a table with name and score"):
         read_flags(path, flags)
 
 
@@ -217,16 +247,16 @@ def test_damage_anywhere_ends_in_an_error_of_mai(tmp_path: Path) -> None:
 
 
 def test_memory_stays_flat_however_large_the_file_is(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0)
+    noise = random.Random(0).randbytes(10**6)
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     for name, count in (("small", 20), ("large", 200)):  # of 1 MB each
         with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
             for i in range(count):
-                archive.writestr(f"{i}.png", noise.bytes(10**6))
+                archive.writestr(f"{i}.png", noise)
         schema = pa.schema([("image", kind)])
         with pq.ParquetWriter(tmp_path / f"{name}.parquet", schema, compression="none", use_dictionary=False) as writer:
-            for _ in range(count // 5):
-                images = [{"bytes": noise.bytes(10**6), "path": "1.png"} for _ in range(5)]
+            for _ in range(count // 20):  # a row group each
+                images = [{"bytes": noise, "path": "1.png"} for _ in range(20)]
                 writer.write_table(pa.table({"image": images}, schema))
     code = f"""
 import resource
@@ -235,7 +265,8 @@ from mai_app.data.readers import read_members
 from tests.data.test_readers import TABLE, ZIP
 for source in (ZIP, TABLE):
     for size in ("small", "large"):
-        total = sum(len(m.content) for m in read_members(Path({str(tmp_path)!r}, size + "." + source.container), source, None, 0))
+        path = Path({str(tmp_path)!r}, size + "." + source.container)
+        total = sum(len(member.content) for member in read_members(path, source, None, 0))
         print(total, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
     rows = [[int(word) for word in line.split()] for line in run(code).splitlines()]
@@ -249,6 +280,9 @@ for source in (ZIP, TABLE):
 def run(code: str) -> str:
     """What a process of its own prints, whose memory is therefore nobody else's."""
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    environment = os.environ | {"USE_TORCH": "0"}  # else `datasets` imports torch: seconds, and 500 MiB
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
