@@ -20,6 +20,11 @@ class DataError(MaiError):
 class SourceError(DataError):
     """A remote data set, or one of its files, that can't be had."""
 
+    def __init__(self, message: str, whole: bool = False) -> None:
+        super().__init__(message)
+        self.whole = whole
+        """Whether nothing more can be had of the data set, so that its other files need not be tried."""
+
 
 class ImageError(MaiError):
     """An image file that MAI refuses or can't decode; names the file and the reason."""

@@ -22,6 +22,7 @@ RANKS = [
         "evaluation.audit",
         "evaluation.audit_counts",
         "evaluation.audit_page",
+        "evaluation.page",
         "evaluation.report",
     },
     {"train", "predict"},

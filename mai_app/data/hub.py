@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
 )
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
@@ -161,7 +162,10 @@ def _patiently(action: Callable[[], Result], name: str, patience: Patience) -> R
             reason, again, wait = _judge(error)
             if not again or not left:
                 tries = f" ({TRIES} tries)" if again else ""
-                raise SourceError(f"{name}: {reason}{tries}") from None
+                # One file that is missing or damaged says nothing of the others.
+                whole = isinstance(error, (httpx.HTTPError, LocalEntryNotFoundError))
+                whole &= not isinstance(error, RemoteEntryNotFoundError)
+                raise SourceError(f"{name}: {reason}{tries}", whole) from None
         patience.sleep(min(wait if wait is not None else pause, LONGEST_PAUSE))
         pause *= 2
     raise AssertionError("unreachable")
@@ -191,6 +195,8 @@ def _judge(error: Exception) -> tuple[str, bool, float | None]:
         }.get(status, f"the Hub answers {status}")
         seconds = error.response.headers.get("Retry-After", "")
         return words, status in _AGAIN, float(seconds) if seconds.isdecimal() else None
+    if str(error).startswith("Consistency check failed"):  # how the client puts it that the length is wrong
+        return str(_NotWholeError()), True, None
     text = re.sub(r"\?\S+", "?…", str(error)).strip() or type(error).__name__
     # An OSError with a number is this machine's: no permission, no such folder.
     local = isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError)

@@ -23,6 +23,10 @@ OWN_IMAGES: Final = ("**.zip", "**.parquet")
 """Files taken of a Hub data set that no row of the table describes."""
 
 
+_WORDS: Final = ("licence", "notes", "images")
+"""Fields of a source that tell people about it, and don't shape the set."""
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder of this machine as a source: with a label for all that is in it, or with class folders."""
@@ -185,6 +189,7 @@ def bytes_needed(units: list[Unit], jobs: int) -> tuple[int, int]:
 
 def _plan_source(folder: Path, source: Source, before: Any, seed: int, patience: Patience) -> dict[str, Any]:
     row = json.loads(json.dumps(asdict(source), default=sorted))
+    row = {name: value for name, value in row.items() if name not in _WORDS}
     if before:
         _same_as_planned(folder, source.name, before["row"], row)
         return before  # type: ignore[no-any-return]

@@ -140,7 +140,7 @@ def _make(
             if source in required or "all" in required:
                 raise SourceError(f"{error}; {source} is --require'd, so the set was not made") from None
             say(f"left out: {error}")
-            failed[name] = str(error)
+            failed[source if error.whole else name] = str(error)
 
         def work(unit: Unit) -> None:
             if isinstance(unit, FolderUnit):

@@ -56,6 +56,8 @@ class Source:
     """Table of images to leave out."""
     without_tags: frozenset[str] = frozenset()
     """Images with one of these tags, in the text file of the same name, are left out."""
+    images: int = 0
+    """How many images that gives, about, for the table; 0: not known."""
     image_bytes: int = 100_000
     """Size of an image's file, about, for the estimate of images and disk."""
     licence: str = ""
@@ -75,6 +77,7 @@ SOURCES: Final = (
         tie="p",
         # 2.0 marks what Stable Diffusion's own filter blurred; below 1 it is the likelihood of a second detector.
         flags=Flags("metadata.parquet", "image_name", "image_nsfw", most=0.9),
+        images=50_000,
         image_bytes=600_000,
         licence="CC0-1.0",
         notes="2,000 parts of 1,000 PNG; the first MAI took 50,000 images",
@@ -86,6 +89,7 @@ SOURCES: Final = (
         container="zip",
         files=("flickr30k-images.zip",),
         kind="photo",
+        images=31_000,
         image_bytes=141_000,
         licence="none stated",
         notes="about 31,000 JPEG of everyday scenes, 2010 to 2014",
@@ -98,6 +102,7 @@ SOURCES: Final = (
         # Not valid-mini.zip: its images are in valid.zip.
         files=("data/train.zip", "data/valid.zip", "data/test.zip"),
         kind="painting",
+        images=6_417,
         image_bytes=33_000,
         licence="CC BY 4.0",
         notes="6,417 images, stretched to 416×416",
@@ -111,6 +116,7 @@ SOURCES: Final = (
         kind="drawing",
         cap=20_000,
         without_tags=NOT_SAFE | NOT_AUTHENTIC,
+        images=20_000,
         image_bytes=500_000,
         licence="none stated",
         notes="drawn scenery with tags; may be gone at any time",
@@ -122,6 +128,7 @@ SOURCES: Final = (
         container="zip",
         files=("data/movie-poster-5k.zip",),
         kind="poster",
+        images=5_102,
         image_bytes=325_000,
         licence="openrail (the uploader's tag)",
         notes="5,102 portrait film posters",
@@ -134,6 +141,7 @@ SOURCES: Final = (
         files=("data/train-*.parquet",),
         kind="album cover",
         tie="text",
+        images=12_813,
         image_bytes=113_000,
         licence="apache-2.0 (the uploader's tag)",
         notes="12,813 covers, 256×256",

@@ -6,24 +6,37 @@ from typing import Final
 from mai_app.config import CLASSES
 from mai_app.data.prepared import PreparedSet
 from mai_app.data.sources import SOURCES
+from mai_app.data.units import MOST_BYTES
 
 SHOWN: Final = 20
 """Sources in the summary at most, the largest ones."""
 
 
 def source_table() -> str:
-    """The table of Hub data sets that MAI knows: a few lines a source."""
+    """The table of Hub data sets that MAI knows: a few lines a source, with about what it fetches and stores."""
     lines = []
+    total_fetched = total_stored = 0
     for source in SOURCES:
-        what = source.generator or source.kind
-        limits = [f"{source.parts} files drawn" if source.parts else "", f"{source.cap:,} images" if source.cap else ""]
+        fetched = source.images * source.image_bytes
+        # A tenth of the files is kept, for the test part.
+        stored = source.images * MOST_BYTES + fetched // 10
+        total_fetched, total_stored = total_fetched + fetched, total_stored + stored
+        drawn = [
+            f"{source.parts} drawn" if source.parts else "",
+            f"at most {source.cap:,} images" if source.cap else "",
+        ]
         lines += [
-            f"{source.name:<12}{CLASSES[source.label]:<11}{source.repository} ({what})",
-            f"{'':<12}{' '.join(source.files)}; at most {' and '.join(filter(None, limits)) or 'all of them'}",
+            f"{source.name:<12}{CLASSES[source.label]:<11}{source.repository} ({source.generator or source.kind})",
+            f"{'':<12}{', '.join([*source.files, *filter(None, drawn)])}",
+            f"{'':<12}about {source.images:,} images, {_gb(fetched)} fetched, {_gb(stored)} stored at most",
             f"{'':<12}licence: {source.licence}; {source.notes}",
             "",
         ]
-    return "\n".join([*lines, "mai prepare takes them all; --source, --parts and --cap choose. Mind the licences."])
+    lines.append(
+        f"mai prepare takes them all: about {sum(source.images for source in SOURCES):,} images, {_gb(total_fetched)} "
+        f"fetched, {_gb(total_stored)} stored at most.\n--source, --parts and --cap choose. Mind the licences."
+    )
+    return "\n".join(lines)
 
 
 def summary(prepared: PreparedSet) -> str:
@@ -49,3 +62,7 @@ def summary(prepared: PreparedSet) -> str:
     lines.append(f"{table.num_rows:,} images in {size / 10**9:.2f} GB, {size / table.num_rows / 1000:.0f} kB an image")
     lines += [f"missing: {reason}" for reason in prepared.facts["missing"].values()]
     return "\n".join(lines)
+
+
+def _gb(count: int) -> str:
+    return f"{count / 10**9:.1f} GB"

@@ -524,9 +524,7 @@ def test_the_colour_sampling_of_a_jpeg_is_read(sampling: str) -> None:
         ("JPEG", {"quality": 90}, True),
     ],
 )
-def test_it_is_known_whether_the_files_coding_changed_pixels(
-    form: str, options: dict[str, object], lossy: bool
-) -> None:
+def test_it_is_known_whether_the_files_coding_changed_pixels(form: str, options: dict[str, Any], lossy: bool) -> None:
     decoded = decode(saved(four_colours(), form, **options), "x")
     assert decoded.lossy is lossy
     assert (decoded.jpeg_sampling != "") == (form == "JPEG")

@@ -28,6 +28,7 @@ from mai_app.cli import main
 from mai_app.config import PrepareConfig
 from mai_app.data.hub import TRIES, Patience
 from mai_app.data.images import decode
+from mai_app.data.plan import make_plan
 from mai_app.data.prepare import prepare_sources
 from mai_app.data.prepared import PreparedSet, open_prepared
 from mai_app.data.sources import SOURCES
@@ -478,8 +479,8 @@ def test_what_fails_for_ever_is_missing_until_it_is_back(
     first = prepare(tmp_path, "posters", "paintings", patience=Patience(2, pauses.append), jobs=1)
     assert pauses == [2, 4, 8, 16, 32] * 2
     missing = first.facts["missing"]
-    assert list(missing) == ["paintings--00000-data-test.zip", "posters--00000-data-movie-poster-5k.zip"]
-    assert missing["posters--00000-data-movie-poster-5k.zip"] == f"{POSTERS}{POSTER}: the Hub answers 500 (6 tries)"
+    assert list(missing) == ["paintings--00000-data-test.zip", "posters"]
+    assert missing["posters"] == f"{POSTERS}{POSTER}: the Hub answers 500 (6 tries)"
     assert Counter(first.sources) == {"paintings": 10}
     words = ["prepare", "--source", "posters", "--source", "paintings", "--prepared", str(tmp_path), "--name", "s"]
     assert main([*words, "--retry-seconds", "0"]) == 1
@@ -490,6 +491,18 @@ def test_what_fails_for_ever_is_missing_until_it_is_back(
     hub.faults.clear()
     assert main([*words, "--retry-seconds", "0"]) == 0
     assert contents(tmp_path / "s") == expected
+
+
+def test_a_source_that_dies_after_it_was_planned_is_asked_once(hub: Hub, tmp_path: Path) -> None:
+    config = PrepareConfig(source=("posters", "paintings"), prepared=tmp_path, name="s")
+    (tmp_path / "s").mkdir()
+    make_plan(config, tmp_path / "s", Patience(0))
+    hub.faults.append(Fault("keremberke/painting", "status", status=404, times=-1, method=""))
+    hub.requests.clear()
+    made = prepare(tmp_path, "posters", "paintings", jobs=1)
+    assert list(made.facts["missing"]) == ["paintings"]
+    assert len([path for _, path, _ in hub.requests if "keremberke/painting" in path]) == 1
+    assert set(made.sources) == {"posters"}
 
 
 @pytest.mark.parametrize(

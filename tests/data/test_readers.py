@@ -23,7 +23,7 @@ from tests.hub import bad_parquet, bomb_zip, broken_zip, outside_zip, zip_of
 
 ZIP = Source(name="z", repository="o/z", label=0, container="zip", files=("*.zip",))
 TABLE = replace(ZIP, name="t", container="parquet")
-GROWTH = 80  # MiB that reading ten times as much may take more; one 200 MB file held whole takes more than twice that
+GROWTH = 130  # MiB that reading 200 MB may take more than 20 MB; measured: 0 (zip), 80 (parquet), 212 with its defaults
 
 
 def members(data: bytes, tmp_path: Path, source: Source = ZIP, most: int | None = None, seed: int = 0) -> list[Member]:
