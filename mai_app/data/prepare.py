@@ -143,16 +143,21 @@ def _make(
             failed[source if error.whole else name] = str(error)
 
         def work(unit: Unit) -> None:
-            if isinstance(unit, FolderUnit):
-                prepare_unit(unit, folder, downloads, splitting, on_image=on_image, workers=workers)
-                return
-            name = unit.source.name
-            if name not in failed:
-                names = left_out.get(name, frozenset())
+            source = unit.source.name if isinstance(unit, RemoteUnit) else ""
+            names = left_out.get(source, frozenset())
+            count = 0
+
+            def counted() -> None:
+                nonlocal count
+                count += 1
+                on_image()
+
+            if source not in failed:
                 try:
-                    prepare_unit(unit, folder, downloads, splitting, names, patience, on_bytes, on_image, workers)
+                    prepare_unit(unit, folder, downloads, splitting, names, patience, on_bytes, counted, workers)
                 except SourceError as error:
-                    fail(unit.name, name, error)
+                    fail(unit.name, source, error)
+            stored.total = (stored.total or 0) + count - unit.images
 
         try:
             for name, table in plan.flags.items():
