@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from mai_app.checkpoint import load_checkpoint
+from mai_app.device import loader_workers
 from mai_app.errors import DataError, RunError
 from mai_app.train import train
 from tests.conftest import small, write_data_set
@@ -215,3 +216,8 @@ def test_adamw_warms_up_and_ends_at_zero(data_set: Path, tmp_path: Path) -> None
     assert len(saves) == 3
     weights = load_file(run / "best.safetensors")
     assert all(tensor.dtype == torch.float32 for tensor in weights.values())
+
+
+def test_loader_processes_are_for_accelerators() -> None:
+    assert loader_workers(torch.device("cpu")) == 0
+    assert 1 <= loader_workers(torch.device("cuda")) <= 8

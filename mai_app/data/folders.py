@@ -33,7 +33,7 @@ PAIR: Final = "pair:"
 """Start of the tie between images that were made from one another on purpose, whatever their labels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One image file of a data set."""
 

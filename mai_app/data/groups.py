@@ -18,6 +18,8 @@ from mai_app.data.images import Pixels
 Ints = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 Texts = npt.NDArray[np.str_]
+Digests = npt.NDArray[np.bytes_]
+"""SHA-256 in hexadecimal, 64 bytes."""
 
 FLAT: Final = 2.0
 """Standard deviation, in grey levels of the 32×32 thumbnail, under which a picture has nothing to compare by."""
@@ -65,7 +67,7 @@ def near_pairs(hashes: Hashes, bits: int = NEAR_DUPLICATE_BITS) -> Ints:
     return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
 
 
-def group_images(sha256: Texts, phashes: Hashes, ties: Texts, bits: int = NEAR_DUPLICATE_BITS) -> Texts:
+def group_images(sha256: Digests, phashes: Hashes, ties: Texts, bits: int = NEAR_DUPLICATE_BITS) -> Texts:
     """The group of each of n images: the smallest SHA-256 among its members, cut to 16 digits.
 
     One group are images with equal pixels (sha256), near ones (perceptual hashes, 0: none), and tied ones (equal,
@@ -81,7 +83,7 @@ def group_images(sha256: Texts, phashes: Hashes, ties: Texts, bits: int = NEAR_D
     # The first of each component, when sorted by hash, names it.
     order = np.argsort(sha256, kind="stable")
     _, first_of = np.unique(component[order], return_index=True)
-    return np.asarray(sha256[order][first_of][component]).astype("<U16")
+    return np.asarray(sha256[order[first_of]].astype("S16").astype("<U16")[component])
 
 
 def assign_splits(
@@ -107,18 +109,13 @@ def assign_splits(
     split[has["test"]] = "test"
     # The folder that speaks for the group; of a train without val both parts are train's.
     speaks = np.where(has["test"], "test", np.where(has["val"], "val", np.where(has["train"], "train", "")))
-
     both = _any(labels == 0, group, n) & _any(labels == 1, group, n)
     both &= _any(~np.char.startswith(ties, PAIR), group, n)
-    left_out = np.where(
-        both[group],
-        "the same picture carries the other label",
-        np.where(
-            (given != "") & (given != speaks[group]),
-            np.char.add("the same picture is in ", speaks[group]),
-            "",
-        ),
-    )
+
+    left_out = np.zeros(len(groups), dtype="<U48")
+    duplicate = (given != "") & (given != speaks[group])
+    left_out[duplicate] = np.char.add("the same picture is in ", speaks[group[duplicate]])
+    left_out[both[group]] = "the same picture carries the other label"
     return np.where(left_out == "", split[group], ""), left_out
 
 

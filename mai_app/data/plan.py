@@ -92,6 +92,8 @@ class Plan:
     """By source name the table of images to leave out, where the source has one."""
     missing: dict[str, str] = field(default_factory=dict)
     """By source name why it is not in the set."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the set."""
 
 
 def choose_sources(config: PrepareConfig) -> list[Source | Folder]:
@@ -143,6 +145,7 @@ def make_plan(config: PrepareConfig, folder: Path, patience: Patience) -> Plan:
     units: list[Unit] = []
     flags: dict[str, RemoteUnit] = {}
     missing: dict[str, str] = {}
+    notes: list[str] = []
     planned: dict[str, Any] = {}
     chosen = choose_sources(config)
     if left := sorted(set(written["sources"]) - {source.name for source in chosen}):
@@ -157,6 +160,8 @@ def make_plan(config: PrepareConfig, folder: Path, patience: Patience) -> Plan:
                 *more, table = _remote_units(source, entry)
                 if table:
                     flags[source.name] = table
+                elif source.flags:
+                    notes.append(f"{source.name}: has no {source.flags.file}, so what it marks could not be left out")
         except SourceError as error:
             if source.name in config.require or "all" in config.require:
                 raise SourceError(f"{error}; it is --require'd, so nothing was made") from None
@@ -168,7 +173,7 @@ def make_plan(config: PrepareConfig, folder: Path, patience: Patience) -> Plan:
         raise DataError(f"{folder}: none of the sources can be had: {'; '.join(missing.values())}")
     # What is missing now may have been there before: its units stay.
     write_text(path, json.dumps(written | {"sources": written["sources"] | planned}, indent=1) + "\n")
-    return Plan(tuple(units), flags, missing)
+    return Plan(tuple(units), flags, missing, tuple(notes))
 
 
 def plan_folder(data: Path) -> tuple[str, list[FolderUnit]]:
@@ -197,8 +202,6 @@ def _plan_source(folder: Path, source: Source, before: Any, seed: int, patience:
     commit, files = list_files(source.repository, source.revision, patterns, patience)
     table = [file for file in files if source.flags and file.path == source.flags.file]
     images = [file for file in files if file not in table]
-    if source.flags and not table:
-        raise SourceError(f"{source.repository}: {source.flags.file} is gone, which says what to leave out")
     if source.files == OWN_IMAGES:
         # A data set that has both has the same images in both.
         images = [file for file in images if file.path.endswith(".zip")] or images

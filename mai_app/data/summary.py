@@ -60,6 +60,7 @@ def summary(prepared: PreparedSet) -> str:
         )
     size = sum(prepared.facts["units"].values())
     lines.append(f"{table.num_rows:,} images in {size / 10**9:.2f} GB, {size / table.num_rows / 1000:.0f} kB an image")
+    lines += [f"note: {note}" for note in prepared.facts["notes"]]
     lines += [f"missing: {reason}" for reason in prepared.facts["missing"].values()]
     return "\n".join(lines)
 

@@ -6,10 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from mai_app.config import Preprocessing
+from mai_app.config import InputMode, Preprocessing
+from mai_app.data.augment import Jpegs
 from mai_app.data.dataset import Draw, TrainingImages, draw_epoch, to_floats, training_batches, validation_batches
+from mai_app.data.images import Pixels
 from mai_app.data.prepare import prepare
+from tests.conftest import picture, write_data_set
 
 LABELS = np.array([0] * 300 + [1] * 100)
 SOURCES = ["large"] * 290 + ["small"] * 10 + ["one"] * 50 + ["two"] * 50
@@ -58,10 +62,11 @@ def test_fewer_images_than_a_batch_still_make_one() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("degrade", [False, True])
 @pytest.mark.parametrize("mode", ["resize", "crop"])
-def test_workers_change_nothing(data_set: Path, tmp_path: Path, mode: str) -> None:
+def test_workers_change_nothing(data_set: Path, tmp_path: Path, mode: InputMode, degrade: bool) -> None:
     prepared = prepare(data_set, tmp_path)
-    images = TrainingImages(prepared, Preprocessing(input=mode), seed=0, epoch=2)  # type: ignore[arg-type]
+    images = TrainingImages(prepared, Preprocessing(input=mode), seed=0, epoch=2, degrade=degrade)
     batches = draw_epoch(prepared.labels, prepared.sources, 16, 0.5, seed=0, epoch=2)
     alone = list(training_batches(images, batches, workers=0))
     helped = list(training_batches(images, batches, workers=2))
@@ -71,6 +76,28 @@ def test_workers_change_nothing(data_set: Path, tmp_path: Path, mode: str) -> No
         assert pixels.dtype == torch.uint8
         assert torch.equal(pixels, same_pixels)
         assert torch.equal(targets, same_targets)
+
+
+def test_the_damage_knows_what_the_files_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_data_set(tmp_path / "d", train=2, val=1, test=0)
+    drawn = Image.fromarray(picture(np.random.default_rng(1), 0))
+    drawn.save(root / "train" / "authentic" / "a.jpg", quality=83, subsampling="4:4:4")
+    drawn.rotate(180).save(root / "val" / "authentic" / "b.jpg", quality=31)  # not of the part that is trained on
+    prepared = prepare(root, tmp_path / "p")
+    seen: dict[int, tuple[bool, list[list[int]]]] = {}
+
+    def spy(window: Pixels, lossy: bool, jpegs: Jpegs, size: int, rng: np.random.Generator) -> Pixels:
+        seen[row] = lossy, jpegs.tolist()
+        return window[:size, :size]
+
+    monkeypatch.setattr("mai_app.data.dataset.training_crop", spy)
+    images = TrainingImages(prepared, Preprocessing(input="crop"), seed=0, epoch=0, degrade=True)
+    for row in prepared.rows("train").tolist():
+        images.__getitems__([(row, 0)])
+    assert {prepared.file(row): facts for row, facts in seen.items()} == {
+        prepared.file(row): (prepared.file(row).endswith(".jpg"), [[83, 0]]) for row in prepared.rows("train").tolist()
+    }
+    assert sum(lossy for lossy, _ in seen.values()) == 1
 
 
 def test_crops_move_from_epoch_to_epoch_and_are_native_pixels(data_set: Path, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from mai_app.data.plan import make_plan
 from mai_app.data.prepare import prepare_sources
 from mai_app.data.prepared import PreparedSet, open_prepared
 from mai_app.data.sources import SOURCES
+from mai_app.data.summary import summary
 from mai_app.data.units import pixel_hash, write_unit
 from mai_app.errors import DataError, SourceError
 from tests import hub as stand_in
@@ -587,12 +588,21 @@ def test_what_was_fetched_stays_when_its_source_vanishes(own: Hub, tmp_path: Pat
     assert contents(prepare(tmp_path / "b", "posters", "paintings").folder) == before
 
 
-def test_without_its_table_of_flags_a_source_is_not_taken(own: Hub, tmp_path: Path) -> None:
-    add_six(own, images=4)
+def test_without_its_table_of_flags_a_source_is_taken_whole_and_it_is_said(
+    own: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planted = add_six(own, images=4)
     own.remove(DIFFUSIONDB, "metadata.parquet")
     prepared = prepare(tmp_path, "diffusiondb", "posters")
-    assert set(prepared.sources) == {"posters"}
-    assert "metadata.parquet is gone, which says what to leave out" in prepared.facts["missing"]["diffusiondb"]
+    assert {name(member) for member in planted.nsfw} <= set(prepared.table["file"].to_pylist())
+    note = "diffusiondb: has no metadata.parquet, so what it marks could not be left out"
+    assert prepared.facts["notes"] == [note]
+    assert note in capsys.readouterr().err
+    assert f"note: {note}" in summary(prepared)
+
+
+def test_a_source_whose_table_of_flags_is_damaged_is_not_taken(own: Hub, tmp_path: Path) -> None:
+    add_six(own, images=4)
     own.add(DIFFUSIONDB, "metadata.parquet", b"no table")
     prepared = prepare(tmp_path, "diffusiondb", "posters")
     assert set(prepared.sources) == {"posters"}
