@@ -21,12 +21,12 @@ from mai_app.data.groups import near_pairs
 
 TIME_LIMIT = 1.3
 """The time an image may grow by from the small set to the large one."""
-MEMORY_LIMIT = 1.5
-"""The same of the peak memory of the whole."""
-SEARCH_LIMIT = 1.5
-"""The same of the near-duplicate search's time a hash."""
+MEMORY_LIMIT = 2
+"""By how much the peak memory of the whole may grow; ten times the images, held whole, would be near 10."""
+SEARCH_LIMIT = 2
+"""By how much the near-duplicate search's time a hash may grow; 10 would be quadratic."""
 EPOCH_LIMIT = 1.25
-"""The same of the anonymous memory after an epoch's batches; the mapped pixels are the system's to drop."""
+"""By how much the anonymous memory after an epoch's batches may grow; mapped pixels are the system's to drop."""
 
 PREPARE = """
 import json, resource, sys, time
@@ -69,7 +69,8 @@ def main() -> int:
     search = search_large / options.large / (search_small / options.small)
     epoch = large["epoch"] / small["epoch"]
     print(
-        f"from {options.small:,} to {options.large:,} images: time an image × {times:.2f} (limit {TIME_LIMIT}), "
+        f"from {options.small:,} to {options.large:,} images ({options.large / large['seconds']:.0f} a second): "
+        f"time an image × {times:.2f} (limit {TIME_LIMIT}), "
         f"peak memory × {memory:.2f}, {small['peak']:.0f} to {large['peak']:.0f} MiB (limit {MEMORY_LIMIT}), "
         f"near-duplicate search, a hash × {search:.2f} (limit {SEARCH_LIMIT}), memory of an epoch's batches × "
         f"{epoch:.2f}, {small['epoch']:.0f} to {large['epoch']:.0f} MiB (limit {EPOCH_LIMIT})"
@@ -97,11 +98,13 @@ def _search(count: int) -> float:
     tenth = count // 10
     hashes[:tenth] = hashes[-tenth:] ^ (np.uint64(1) << rng.integers(0, 63, tenth, dtype=np.uint64))
     hashes = np.unique(hashes)
-    near_pairs(hashes[:1000])
-    started = time.perf_counter()
-    pairs = near_pairs(hashes)
+    took = []
+    for _ in range(5):
+        started = time.perf_counter()
+        pairs = near_pairs(hashes)
+        took.append(time.perf_counter() - started)
     assert len(pairs) >= tenth * 0.9
-    return time.perf_counter() - started
+    return min(took)
 
 
 def _pictures(root: Path, count: int) -> Path:
