@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from mai_app.config import PREPARED_WINDOW, PrepareConfig
+from mai_app.data import plan
 from mai_app.data.images import decode_file
 from mai_app.data.inputs import resize
-from mai_app.data.plan import FOLDER_UNIT
 from mai_app.data.prepare import prepare, prepare_sources
 from mai_app.data.prepared import PreparedSet, open_prepared
 from mai_app.data.units import pixel_hash
@@ -66,8 +66,9 @@ def test_a_large_image_keeps_a_native_window(tmp_path: Path) -> None:
     for row, name in enumerate(large):
         window = prepared.window(row)
         assert window.shape == (PREPARED_WINDOW, PREPARED_WINDOW, 3)
-        places = np.lib.stride_tricks.sliding_window_view(large[name][:, :, 0], window.shape[:2])
-        assert (places == window[:, :, 0]).all(axis=(2, 3)).sum() == 1
+        rows = np.lib.stride_tricks.sliding_window_view(large[name][:, :, 0], PREPARED_WINDOW, axis=1)
+        ((y, x),) = np.argwhere((rows == window[0, :, 0]).all(axis=2))
+        np.testing.assert_array_equal(window, large[name][y : y + PREPARED_WINDOW, x : x + PREPARED_WINDOW])
 
 
 def test_a_second_call_decodes_nothing(data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,13 +153,18 @@ def test_a_damaged_set_is_refused_with_what_to_do(tmp_path: Path, name: str) -> 
         open_prepared(prepared.folder)
 
 
-def test_killed_at_any_moment_it_ends_with_the_same_set(tmp_path: Path) -> None:
-    root = two_classes(tmp_path / "d", FOLDER_UNIT + 250)  # three units
+def test_killed_at_any_moment_it_ends_with_the_same_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = two_classes(tmp_path / "d", 300)
+    monkeypatch.setattr(plan, "FOLDER_UNIT", 100)
     whole = prepare(root, tmp_path / "whole")
-    assert len(whole.facts["units"]) == 3
-    code = (
-        f"from pathlib import Path; from mai_app.data.prepare import prepare; prepare(Path({str(root)!r}), Path('p'))"
-    )
+    assert len(whole.facts["units"]) == 6
+    code = f"""
+from pathlib import Path
+from mai_app.data import plan
+from mai_app.data.prepare import prepare
+plan.FOLDER_UNIT = 100
+prepare(Path({str(root)!r}), Path('p'))
+"""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     folder = tmp_path / "p" / whole.folder.name
 
@@ -177,7 +183,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_set(tmp_path: Path) -> None:
             except OSError:  # renamed while we looked
                 growing = 1
             if growing:
-                time.sleep(rng.random() * 1.2)
+                time.sleep(rng.random() * 0.25)
                 break
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
@@ -281,7 +287,7 @@ def test_wrong_words_are_refused_with_what_to_do(mai: Run, words: tuple[str, ...
 
 
 def test_interrupted_it_stops_soon_and_carries_on(tmp_path: Path) -> None:
-    root = two_classes(tmp_path / "d", 2500)
+    root = two_classes(tmp_path / "d", 900)
     code = (
         f"from pathlib import Path; from mai_app.data.prepare import prepare; prepare(Path({str(root)!r}), Path('p'))"
     )
@@ -294,7 +300,7 @@ def test_interrupted_it_stops_soon_and_carries_on(tmp_path: Path) -> None:
     assert process.wait(20) != 0
     assert not list(tmp_path.glob("p/*/units/.*.tmp"))
     assert not list(tmp_path.glob("p/*/prepared.json"))
-    assert len(prepare(root, tmp_path / "p")) == 5000
+    assert len(prepare(root, tmp_path / "p")) == 1800
 
 
 def test_facts_name_the_units_and_their_sizes(data_set: Path, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_a_plain_folder_is_judged_by_the_hash_or_whole(trained_run: Path, tmp_pa
     for label, name in enumerate(("real", "fake")):
         (tmp_path / "d" / name).mkdir(parents=True)
         for i in range(60):
-            Image.fromarray(picture(rng, label)).save(tmp_path / "d" / name / f"{i}.jpg", quality=90)
+            Image.fromarray(picture(rng, label, 90, 90)).save(tmp_path / "d" / name / f"{i}.jpg", quality=90)
     (tmp_path / "d" / "real" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     counts = {}
     for split in ("test", "all"):
