@@ -2,9 +2,8 @@
 
 modal run modal_app.py                      train on simulated images, made on the Volume
 modal run modal_app.py --data photos        train on the folder photos/ here, or else on data/photos of the Volume
-modal run modal_app.py::prepare_hub          make the training set of the six Hub data sets on the Volume
 modal deploy modal_app.py                   host train, evaluate and predict
-python local_entry.py predict … --on modal  the commands of `mai`, there instead of here
+python local_entry.py predict … --on modal  the commands of `mai`, there instead of here: prepare, train, evaluate, predict
 """
 
 import contextlib
@@ -138,12 +137,6 @@ def main(data: str = "", name: str = "", epochs: int = 0) -> None:
         degrade=bool(data),  # the simulated pairs are saved alike
     )
     sys.exit(run(config, dispatch))
-
-
-@app.local_entrypoint()
-def prepare_hub(parts: int = 0, cap: int = 0) -> None:
-    """Make the training set of the six Hub data sets; `local_entry.py prepare --on modal` has all the options."""
-    sys.exit(run(PrepareConfig(parts=parts or None, cap=cap or None), dispatch))
 
 
 def run_there(config: Config) -> int:
