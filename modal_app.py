@@ -3,7 +3,7 @@
 modal run modal_app.py                      train on simulated images, made on the Volume
 modal run modal_app.py --data photos        train on the folder photos/ here, or else on data/photos of the Volume
 modal deploy modal_app.py                   host train, evaluate and predict
-python local_entry.py predict … --on modal  the commands of `mai`, there instead of here: prepare, train, evaluate, predict
+python local_entry.py … --on modal          prepare, train, evaluate and predict as `mai` does, there instead of here
 """
 
 import contextlib
