@@ -199,8 +199,9 @@ def _judged(batch: list[tuple[str, bytes] | ImageError], config: PredictConfig) 
 
 def _on_volume(name: str) -> Path:
     """Where the Volume has the data set of that name: as a prepared set, or as images."""
-    prepared = Path(PREPARED / name)
-    return prepared if (prepared / "plan.json").is_file() else Path(DATA / name)
+    from mai_app.data.prepared import is_prepared  # noqa: PLC0415
+
+    return Path(PREPARED / name) if is_prepared(Path(PREPARED / name)) else Path(DATA / name)
 
 
 def _refusal(error: MaiError) -> dict[str, Any]:

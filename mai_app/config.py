@@ -97,7 +97,7 @@ class PrepareConfig:
     cap: int | None = None
     """Images a source at most, drawn by the seed, shared evenly by its files. Default: the row's."""
     require: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A source without which nothing is made; once for each."""
+    """A source without which nothing is made, or all; once for each."""
     seed: int = 0
     """Seed of all draws and of the split."""
     jobs: int = 2
@@ -129,7 +129,7 @@ class TrainConfig:
     """Train a detector on a folder of images. The same command carries on a run that was stopped."""
 
     data: Path
-    """Data set: {train,val,test}/{authentic,synthetic}/…, or just the two class folders; or a prepared set."""
+    """Data set: {train,val,test}/{authentic,synthetic}/…, or the two class folders; or a prepared set, or its name."""
     name: str = ""
     """Name of the run, a folder below --runs. Default: DATA-MODEL-INPUT."""
     model: ModelName = "baseline"

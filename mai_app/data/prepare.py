@@ -23,7 +23,7 @@ from mai_app.data.folders import Record
 from mai_app.data.groups import assign_splits, group_images
 from mai_app.data.hub import Patience, download
 from mai_app.data.plan import FolderUnit, Plan, RemoteUnit, Unit, bytes_needed, make_plan, plan_folder
-from mai_app.data.prepared import MANIFEST, VERSION, PreparedSet, is_prepared, open_prepared, read_table
+from mai_app.data.prepared import MANIFEST, VERSION, PreparedSet, find_prepared, open_prepared, read_table
 from mai_app.data.readers import read_flags, read_members
 from mai_app.data.streaming import ordered_map
 from mai_app.data.units import COLUMNS, Item, write_unit
@@ -35,11 +35,13 @@ from mai_app.stopping import stop_signals
 def prepare(data: Path, prepared: Path, workers: int = 2) -> PreparedSet:
     """The prepared set of a data set's folder, made below `prepared` unless it is there; a prepared set as it is.
 
+    A prepared set may be named by its name alone.
+
     Its name carries a hash of the files' names, sizes and times, so that a changed folder is prepared anew. Raises
     DataError for a folder that can't serve, KeyboardInterrupt for SIGINT or SIGTERM.
     """
-    if is_prepared(data):
-        return open_prepared(data)
+    if found := find_prepared(data, prepared):
+        return open_prepared(found)
     name, units = plan_folder(data)
     folder = prepared / name
     with _full_disk_said(folder), locked(folder, wait=True):

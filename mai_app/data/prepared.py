@@ -114,6 +114,12 @@ def is_prepared(folder: Path) -> bool:
     return (folder / "plan.json").is_file()
 
 
+def find_prepared(data: Path, prepared: Path) -> Path | None:
+    """The prepared set that `data` means: as a path, or by its name below `prepared`; None if it means neither."""
+    by_name = not data.exists() and is_prepared(prepared / data)
+    return prepared / data if by_name else data if is_prepared(data) else None
+
+
 def open_prepared(folder: Path) -> PreparedSet:
     """Map a complete prepared set into memory; raises DataError if it is missing, incomplete or damaged."""
     if is_prepared(folder) and not (folder / "prepared.json").is_file():

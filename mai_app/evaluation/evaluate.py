@@ -23,7 +23,7 @@ from mai_app.data.folders import Record, listing_hash, scan
 from mai_app.data.images import Pixels, decode, read_file
 from mai_app.data.inputs import to_inputs
 from mai_app.data.prepare import prepare
-from mai_app.data.prepared import PreparedSet, is_prepared, open_prepared
+from mai_app.data.prepared import PreparedSet, find_prepared, open_prepared
 from mai_app.data.streaming import ordered_map
 from mai_app.device import choose_device
 from mai_app.errors import DataError, ImageError
@@ -92,8 +92,8 @@ def evaluate(config: EvaluateConfig, note: str = "") -> dict[str, Any]:
 
 def _open(config: EvaluateConfig) -> tuple[str, list[Record], Callable[[Record], bytes]]:
     """What names the data, its images with their splits, and the function that reads an image's file."""
-    if is_prepared(config.data):
-        prepared = open_prepared(config.data)
+    if found := find_prepared(config.data, config.prepared):
+        prepared = open_prepared(found)
         rows = [row for row in range(len(prepared)) if prepared.original_bytes[row]]
         where = {prepared.table["file"][row].as_py(): row for row in rows}
         if not where:

@@ -80,6 +80,7 @@ def test_a_second_call_decodes_nothing(data_set: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr("mai_app.data.units.decode", refuse)
     assert prepare(data_set, tmp_path).fingerprint == first.fingerprint
     assert prepare(first.folder, tmp_path / "elsewhere").folder == first.folder
+    assert prepare(Path(first.folder.name), tmp_path).folder == first.folder
 
 
 def test_the_number_of_workers_changes_nothing(data_set: Path, tmp_path: Path) -> None:
