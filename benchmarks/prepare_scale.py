@@ -25,7 +25,7 @@ MEMORY_LIMIT = 2
 """By how much the peak memory of the whole may grow; ten times the images, held whole, would be near 10."""
 SEARCH_LIMIT = 2
 """By how much the near-duplicate search's time a hash may grow; 10 would be quadratic."""
-EPOCH_LIMIT = 1.25
+EPOCH_LIMIT = 1.5
 """By how much the anonymous memory after an epoch's batches may grow; mapped pixels are the system's to drop."""
 
 PREPARE = """
