@@ -20,6 +20,7 @@ from mai_app.cli import Config, chosen_format, paths_to_judge, run, show_predict
 from mai_app.config import DemoConfig, EvaluateConfig, PredictConfig, PrepareConfig, TrainConfig
 from mai_app.data.folders import find_images
 from mai_app.data.images import read_file
+from mai_app.data.sources import SOURCES
 from mai_app.errors import ImageError, MaiError
 from mai_app.prediction import Prediction
 
@@ -150,7 +151,9 @@ def run_there(config: Config) -> int:
 def dispatch(config: Config, stream: IO[str] | None = None) -> int:
     """Hand a command to the running app and show what comes back; returns the exit code."""
     if isinstance(config, PrepareConfig):
-        if config.list or any(Path(source).is_dir() for source in config.source):
+        # A row of the table goes before a folder of its name, as it does on this machine.
+        rows = {name for source in SOURCES for name in (source.name, source.repository)}
+        if config.list or any(Path(name).is_dir() for name in config.source if name not in rows):
             raise MaiError("--list and folders are for this machine; bring a folder there by training on it")
         result = _answer(prepare.remote(_settings(config, "prepared")))
         print(f"{result['summary']}\nNext: train --data {result['set']}, on Modal", file=stream)

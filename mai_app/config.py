@@ -145,7 +145,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
     """Learning rate; adamw's is the highest."""
     degrade: bool = True
-    """Damage images at random, both classes alike, so that their files say nothing; the first MAI did not."""
+    """Damage images at random, both classes alike, so that their files say little; the first MAI did not."""
     source_balance: float = 0.5
     """Within a class: 1 draws every source alike, 0 every image alike, 0.5 sources by the root of their size."""
     seed: int = 0

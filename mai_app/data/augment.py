@@ -82,7 +82,7 @@ def shrink(pixels: Pixels, longest: int | None) -> Pixels:
 
 
 def training_crop(window: Pixels, lossy: bool, jpegs: Jpegs, size: int, rng: np.random.Generator) -> Pixels:
-    """(≤ 256, ≤ 256, 3) native window to a new (size, size, 3) uint8 crop whose stored file can't be told any more.
+    """(≤ 256, ≤ 256, 3) native window to a new (size, size, 3) uint8 crop that says little of how its file was stored.
 
     Real photographs come as JPEG and synthetic images as PNG, and detectors learn that (Grommelt et al. 2024, "Fake
     or JPEG?"). So what never had a JPEG generation (not `lossy`) gets one, as one of the training set's JPEGs has it:

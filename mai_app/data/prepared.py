@@ -86,7 +86,7 @@ class PreparedSet:
         return self._bytes(row, STRETCHED_BYTES + window, int(self.original_bytes[row])).tobytes()
 
     def jpegs(self, rows: npt.NDArray[np.int64]) -> Jpegs:
-        """Of those of the rows' files that are colour JPEG: quality and place in SAMPLINGS."""
+        """(m, 2): quality and place in SAMPLINGS of those of the rows' files that are colour JPEG."""
         columns = self.table.select(["jpeg_quality", "jpeg_sampling"]).take(rows).to_pydict()
         pairs = zip(columns["jpeg_quality"], columns["jpeg_sampling"], strict=True)
         known = [(quality, SAMPLINGS.index(sampling)) for quality, sampling in pairs if quality and sampling]
@@ -140,7 +140,7 @@ def open_prepared(folder: Path) -> PreparedSet:
 
 
 def read_table(path: Path, columns: dict[str, pa.DataType]) -> pa.Table:
-    """A comma-separated table with exactly these columns; raises ValueError (pyarrow's) for any other."""
+    """These columns of a comma-separated table; raises ValueError, KeyError or OSError where it does not have them."""
     return pyarrow.csv.read_csv(
         path,
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
