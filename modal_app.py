@@ -1,51 +1,64 @@
-"""MAI on Modal: training on a cloud GPU, predictions from there. Decorators and hand-over; mai_app does the work.
+"""MAI on Modal: what runs there, on which machines. mai_app does the work, modal_client.py the caller's side.
 
-modal run modal_app.py                      train on simulated images, made on the Volume
-modal run modal_app.py --data photos        train on the folder photos/ here, or else on data/photos of the Volume
-modal deploy modal_app.py                   host train, evaluate and predict
-python local_entry.py … --on modal          prepare, train, evaluate and predict as `mai` does, there instead of here
+modal run modal_app.py                           train on simulated images, made on the Volume
+modal run modal_app.py --data photos             train on the folder photos/ here, or else on data/photos of the Volume
+modal run modal_app.py::scan --path photos       judge a folder, here or on the Volume, in many containers
+modal run modal_app.py::sweep --data photos …    train a few settings by a few seeds side by side
+modal deploy modal_app.py                        host all of it, with an HTTP API behind proxy auth
+MAI_GPU=H100 modal run …                         on another GPU; H100:2 trains on two of them
+MAI_OPEN_PAGE=1 modal deploy modal_app.py        and a page that is open to everyone
 """
 
-import contextlib
+import asyncio
 import dataclasses
+import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import modal
 
-from mai_app.cli import Config, chosen_format, paths_to_judge, run, show_predictions, show_report
-from mai_app.config import DemoConfig, EvaluateConfig, PredictConfig, PrepareConfig, TrainConfig
-from mai_app.data.folders import find_images
-from mai_app.data.images import read_file
-from mai_app.data.sources import SOURCES
-from mai_app.errors import ImageError, MaiError
-from mai_app.prediction import Prediction
+from mai_app.config import DemoConfig, EvaluateConfig, PrepareConfig, SweepConfig, TrainConfig
+from mai_app.errors import ImageError, MaiError, SourceError
 
 MINUTES = 60  # seconds
 HOURS = 60 * MINUTES
-GPU = ["L4", "A10", "T4"]  # the first that is free
+
+GPU = os.environ.get("MAI_GPU", "L4,A10,T4").split(",")  # the first that is free
+TRAINERS = 8  # containers with a GPU at most, in a sweep
+UNITS = 10  # containers that fetch from the Hub at most
+JUDGES = 10  # containers of the hosted detector at most
+SCANNERS = 20  # containers of a scan at most
 
 VOLUME = PurePosixPath("/mai")  # data sets, prepared sets and runs, in folders of these names
 DATA, PREPARED, RUNS = VOLUME / "data", VOLUME / "prepared", VOLUME / "runs"
 DEMO = "simulated-demo"  # name of the simulated data set, also where a folder here has it
-BATCH_BYTES = 32 * 2**20  # of files sent in one call
+LIVE_SECONDS = float(os.environ.get("MAI_LIVE_SECONDS", "30"))  # until new weights are noticed
+OPEN_PAGE = os.environ.get("MAI_OPEN_PAGE", "") == "1"
 
 app = modal.App("mai")
 volume = modal.Volume.from_name("mai", create_if_missing=True, version=2)
 image = (
     modal.Image.debian_slim(python_version="3.11")
-    .uv_pip_install(requirements=[str(Path(__file__).with_name("requirements.lock"))])
-    .add_local_python_source("mai_app")
+    .pip_install_from_requirements(str(Path(__file__).with_name("requirements.lock")))
+    .env({name: os.environ[name] for name in ("MAI_LIVE_SECONDS", "MAI_OPEN_PAGE") if name in os.environ})
+    .env({"MAI_PROGRESS_SECONDS": "20"})  # no terminal there: a line now and then instead of a bar
+    # Everything of the package but what Python leaves behind: the page is no Python file.
+    .add_local_python_source("mai_app", ignore=["**/__pycache__/**"])
 )
-volumes: dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount] = {VOLUME: volume}
+writable: dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount] = {VOLUME: volume}
+readable: dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount] = {
+    VOLUME: volume.with_mount_options(read_only=True)
+}
+carry_on = modal.Retries(initial_delay=0.0, max_retries=10)  # each attempt goes on from the last save
 # For data sets that are not for everyone, and for mirrors; the six need neither.
 hub_settings = modal.Secret.from_dict({n: os.environ[n] for n in ("HF_TOKEN", "HF_ENDPOINT") if n in os.environ})
 
 
-@app.function(image=image, volumes=volumes, cpu=4.0, timeout=30 * MINUTES)
+@app.function(image=image, volumes=writable, cpu=4.0, timeout=30 * MINUTES)
 def make_demo_data(scenes: int, seed: int) -> None:
     """Make the simulated data set on the Volume, unless it is there."""
     from mai_app.data.demo import make_demo  # noqa: PLC0415
@@ -54,150 +67,267 @@ def make_demo_data(scenes: int, seed: int) -> None:
     volume.commit()
 
 
+@app.function(image=image, volumes=writable, cpu=4.0, timeout=24 * HOURS, retries=carry_on, single_use_containers=True)
+def prepare_folder(data: str) -> dict[str, Any]:
+    """Decode a folder of images on the Volume, where no GPU waits for it; returns the set's size."""
+    from mai_app.data.prepare import prepare as prepare_here  # noqa: PLC0415
+
+    try:
+        prepared = prepare_here(_on_volume(data), Path(PREPARED), workers=4)
+    except MaiError as error:
+        return refusal(error)
+    volume.commit()
+    return {"images": len(prepared)}
+
+
 @app.function(
     image=image,
-    volumes=volumes,
+    volumes=writable,
     secrets=[hub_settings],
-    cpu=4.0,
+    cpu=1.0,
     timeout=24 * HOURS,
-    retries=modal.Retries(initial_delay=0.0, max_retries=10),  # a retry carries on after the last finished file
+    retries=carry_on,
     single_use_containers=True,
 )
 def prepare(settings: dict[str, Any]) -> dict[str, Any]:
-    """Make a prepared set on the Volume; returns its summary and the sources that could not be had."""
+    """Make a prepared set on the Volume, a container a remote file; returns its summary and what could not be had."""
+    from mai_app.data.plan import Unit  # noqa: PLC0415
     from mai_app.data.prepare import prepare_sources  # noqa: PLC0415
     from mai_app.data.summary import summary  # noqa: PLC0415
 
+    config = PrepareConfig(prepared=Path(PREPARED), **settings)
+
+    def spread(units: list[Unit]) -> Iterator[tuple[Unit, SourceError | None]]:
+        volume.commit()  # for the units to see: the plan, and the names of images to leave out
+        calls = [(unit, config.name, config.seed, config.retry_seconds) for unit in units]
+        for unit, failure in zip(units, prepare_unit.starmap(calls), strict=True):
+            yield unit, SourceError(failure["reason"], failure["whole"]) if failure else None
+        volume.reload()
+
     try:
-        made = prepare_sources(PrepareConfig(prepared=Path(PREPARED), **settings))
+        made = prepare_sources(config, spread=spread)
     except MaiError as error:
-        return _refusal(error)
+        return refusal(error)
     volume.commit()
     return {"set": made.folder.name, "summary": summary(made), "missing": made.facts["missing"]}
 
 
 @app.function(
     image=image,
-    volumes=volumes,
+    volumes=writable,
+    secrets=[hub_settings],
+    cpu=2.0,
+    timeout=6 * HOURS,
+    retries=carry_on,
+    max_containers=UNITS,
+)
+def prepare_unit(unit: Any, name: str, seed: int, retry_seconds: float) -> dict[str, Any] | None:
+    """Fetch one remote file to this container's own disk and store its images; returns why not, or None."""
+    from mai_app.config import Splitting  # noqa: PLC0415
+    from mai_app.data.hub import Patience  # noqa: PLC0415
+    from mai_app.data.prepare import prepare_unit as prepare_unit_here  # noqa: PLC0415
+
+    volume.reload()
+    own_disk = Path(tempfile.gettempdir())
+    try:
+        prepare_unit_here(unit, Path(PREPARED / name), own_disk, Splitting(seed=seed), Patience(retry_seconds))
+    except SourceError as error:
+        return {"reason": str(error), "whole": error.whole}
+    volume.commit()
+    return None
+
+
+@app.function(
+    image=image,
+    volumes=writable,
     gpu=GPU,
-    timeout=12 * HOURS,
-    retries=modal.Retries(initial_delay=0.0, max_retries=10),  # a retry carries on from the last save
+    cpu=8.0,
+    memory=16 * 1024,
+    timeout=24 * HOURS,
+    retries=carry_on,
     single_use_containers=True,
+    max_containers=TRAINERS,
 )
 def train(data: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Train a run on the Volume's prepared or other set of that name; returns the run's name and its last figures."""
-    import json  # noqa: PLC0415
+    """Train a run on the Volume's set of that name; returns the run's name and its last and best figures."""
+    import torch  # noqa: PLC0415
 
+    from mai_app.sweep import best_epoch  # noqa: PLC0415
     from mai_app.train import train as train_here  # noqa: PLC0415
 
+    settings = settings | {"processes": max(torch.cuda.device_count(), settings["processes"])}
     config = TrainConfig(data=_on_volume(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
     try:
         folder = train_here(config, on_save=volume.commit)
     except MaiError as error:
-        return _refusal(error)
+        return refusal(error)
     volume.commit()
-    return {"run": folder.name, "last_epoch": json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])}
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    return {"run": folder.name, "last_epoch": last, "best_epoch": best_epoch(folder)}
 
 
-@app.function(image=image, volumes=volumes, gpu=GPU, timeout=2 * HOURS)
+@app.function(image=image, volumes=writable, cpu=0.25, timeout=24 * HOURS, retries=carry_on)
+def run_sweep(data: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Train the settings by the seeds, a container each; returns the results."""
+    from mai_app.sweep import Result, failed, finished  # noqa: PLC0415
+    from mai_app.sweep import sweep as sweep_here  # noqa: PLC0415
+
+    config = SweepConfig(data=Path(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
+
+    def train_all(configs: list[TrainConfig]) -> Iterator[Result]:
+        calls = [(data, _settings(one)) for one in configs]
+        answers = train.starmap(calls, return_exceptions=True)
+        for one, figures in zip(configs, answers, strict=True):
+            if isinstance(figures, Exception):
+                yield failed(one, f"{type(figures).__name__}: {figures}")
+            elif "mai_error" in figures:
+                yield failed(one, figures["mai_error"])
+            else:
+                yield finished(one, figures["best_epoch"])
+
+    try:
+        results = sweep_here(config, train_all)
+    except MaiError as error:
+        return refusal(error)
+    volume.commit()
+    return {"results": [dataclasses.asdict(result) for result in results]}
+
+
+@app.function(image=image, volumes=writable, gpu=GPU, cpu=8.0, memory=16 * 1024, timeout=4 * HOURS)
 def evaluate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Measure a run of the Volume on a data set of the Volume; returns the report."""
     from mai_app.evaluation.evaluate import evaluate as evaluate_here  # noqa: PLC0415
 
+    volume.reload()
+    config = EvaluateConfig(data=_on_volume(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
     try:
-        report = evaluate_here(
-            EvaluateConfig(data=_on_volume(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
-        )
+        report = evaluate_here(config)
     except MaiError as error:
-        return _refusal(error)
+        return refusal(error)
     volume.commit()
     return report
 
 
-@app.function(image=image, volumes=volumes, gpu=GPU, timeout=10 * MINUTES, scaledown_window=2 * MINUTES)
-def predict(files: list[tuple[str, bytes] | ImageError], model: str = "") -> dict[str, Any]:
-    """Judge files, given as names and bytes, with a run of the Volume (default: the one trained last)."""
-    from mai_app.predict import load  # noqa: PLC0415
+# No GPU: beside decoding, so small a network costs little, and a container without one starts sooner.
+@app.cls(
+    image=image,
+    volumes=readable,
+    cpu=4.0,
+    memory=4 * 1024,
+    timeout=10 * MINUTES,
+    scaledown_window=5 * MINUTES,
+    max_containers=JUDGES,
+    enable_memory_snapshot=True,
+)
+class Judge:
+    """The hosted detector: one file a call; calls that come together are judged together."""
 
-    try:
-        detector = load(model, runs=Path(RUNS))
-    except MaiError as error:
-        return _refusal(error)
-    return {"predictions": [dataclasses.asdict(prediction) for prediction in detector.predict(files)]}
+    model: str = modal.parameter(default="")  # a run of the Volume; "": the one trained last
 
+    @modal.enter(snap=True)
+    def build(self) -> None:
+        """What takes seconds and needs no weights: it is in the snapshot that containers start from."""
+        import mai_app.live  # noqa: F401, PLC0415
 
-@app.local_entrypoint()
-def main(data: str = "", name: str = "", epochs: int = 0) -> None:
-    """Train: on simulated images if no data set is named."""
-    defaults = TrainConfig if data else DemoConfig
-    config = TrainConfig(
-        data=Path(data or DEMO),
-        name=name,
-        epochs=epochs or defaults.epochs,
-        learning_rate=defaults.learning_rate,
-        degrade=bool(data),  # the simulated pairs are saved alike
-    )
-    sys.exit(run(config, dispatch))
+    @modal.enter(snap=False)
+    def load(self) -> None:
+        """What a snapshot can't hold: the newest weights."""
+        self.live = _live(self.model)
 
-
-def run_there(config: Config) -> int:
-    """What mai_app.cli.run_here does, on Modal; returns the exit code."""
-    results = sys.stdout
-    # Modal's own progress goes the other way, so that the output is the same as here.
-    with contextlib.redirect_stdout(sys.stderr), modal.enable_output(), app.run():
-        return dispatch(config, results)
-
-
-def dispatch(config: Config, stream: IO[str] | None = None) -> int:
-    """Hand a command to the running app and show what comes back; returns the exit code."""
-    if isinstance(config, PrepareConfig):
-        # A row of the table goes before a folder of its name, as it does on this machine.
-        rows = {name for source in SOURCES for name in (source.name, source.repository)}
-        if config.list or any(Path(name).is_dir() for name in config.source if name not in rows):
-            raise MaiError("--list and folders are for this machine; bring a folder there by training on it")
-        result = _answer(prepare.remote(_settings(config, "prepared")))
-        print(f"{result['summary']}\nNext: train --data {result['set']}, on Modal", file=stream)
-        return 1 if result["missing"] else 0
-    if isinstance(config, TrainConfig):
-        result = _answer(train.remote(_data_on_volume(config.data), _settings(config, "data", "runs", "prepared")))
-        figures = result["last_epoch"]
-        loss = f"val loss {figures['val_loss']:.4f}"
-        print(f"done: run {result['run']} on the Volume, epoch {figures['epoch']}, {loss}", file=stream)
-        return 0
-    if isinstance(config, EvaluateConfig):
-        if config.out is not None:
-            raise MaiError("--out is not to be had on Modal: the report lies beside the run on the Volume")
-        settings = _settings(config, "data", "runs", "prepared", "out")
-        show_report(_answer(evaluate.remote(_data_on_volume(config.data), settings)), stream)
-        return 0
-    if isinstance(config, PredictConfig):
-        return show_predictions(_predictions(config), chosen_format(config), stream)
-    raise MaiError("this command runs on the local machine only; `modal run modal_app.py` trains on simulated images")
-
-
-def _predictions(config: PredictConfig) -> Iterator[Prediction]:
-    """Rows as they come back, some files a call; what can't be read here goes along as the error to report."""
-    batch: list[tuple[str, bytes] | ImageError] = []
-    size = 0
-    for path in find_images(paths_to_judge(config)):
+    @modal.batched(max_batch_size=32, wait_ms=50)
+    def judge(self, files: list[tuple[str, bytes] | ImageError]) -> list[dict[str, Any]]:
+        """A row of `mai predict` for each file, given as its name and bytes."""
         try:
-            if isinstance(path, ImageError):
-                raise path
-            data = read_file(path)
-            batch.append((str(path), data))
-            size += len(data)
-        except ImageError as error:
-            batch.append(error)
-        if len(batch) >= config.batch_size or size > BATCH_BYTES:
-            yield from _judged(batch, config)
-            batch, size = [], 0
-    if batch:
-        yield from _judged(batch, config)
+            return [dataclasses.asdict(row) for row in self.live.detector().predict(files, workers=4)]
+        except MaiError as error:
+            return [refusal(error)] * len(files)
 
 
-def _judged(batch: list[tuple[str, bytes] | ImageError], config: PredictConfig) -> Iterator[Prediction]:
-    for row in _answer(predict.remote(batch, config.model))["predictions"]:
-        yield Prediction(**row)
+@app.function(image=image, cpu=0.25, timeout=30 * MINUTES, max_containers=JUDGES)
+def predict(files: list[tuple[str, bytes] | ImageError], model: str = "") -> list[dict[str, Any]]:
+    """Judge files, given as names and bytes, with a run of the Volume (default: the one trained last), in order."""
+    return list(_judge(model).map(files))
+
+
+@app.function(image=image, cpu=0.5, timeout=10 * MINUTES, scaledown_window=5 * MINUTES, max_containers=4)
+@modal.concurrent(max_inputs=32)
+@modal.asgi_app(requires_proxy_auth=True)
+def api() -> Any:
+    """The HTTP API, for those who have a proxy token of the workspace."""
+    return _web(open_page=False)
+
+
+if OPEN_PAGE:
+
+    @app.function(image=image, cpu=0.5, timeout=10 * MINUTES, scaledown_window=5 * MINUTES, max_containers=2)
+    @modal.concurrent(max_inputs=32)
+    @modal.asgi_app()
+    def page() -> Any:
+        """The page and its API, for everyone: switched on deliberately, for everyone's calls are paid for."""
+        return _web(open_page=True)
+
+
+@app.cls(
+    image=image, volumes=readable, cpu=4.0, memory=4 * 1024, timeout=30 * MINUTES, retries=3, max_containers=SCANNERS
+)
+class Scanner:
+    """Judges the chunks of a scan."""
+
+    model: str = modal.parameter(default="")
+
+    @modal.enter()
+    def load(self) -> None:
+        """The newest weights."""
+        self.live = _live(self.model)
+
+    @modal.method()
+    def judge(self, chunk: list[Any]) -> list[dict[str, Any]]:
+        """A row a file: of names with bytes, or of names below data/ on the Volume."""
+        try:
+            detector = self.live.detector()
+        except MaiError as error:
+            return [refusal(error)]
+        items = [str(DATA / item) if isinstance(item, str) else item for item in chunk]
+        rows = [dataclasses.asdict(row) for row in detector.predict(items, workers=4)]
+        return [row | {"path": row["path"].removeprefix(f"{DATA}/")} for row in rows]
+
+
+@app.function(image=image, volumes=readable, cpu=0.5, timeout=1 * HOURS)
+def list_images(path: str) -> Iterator[list[Any]]:
+    """Names of the images in a folder or list below data/ on the Volume, a thousand at a time."""
+    from itertools import islice  # noqa: PLC0415
+
+    from mai_app.scan import list_files  # noqa: PLC0415
+
+    volume.reload()
+    try:
+        names = (n if isinstance(n, ImageError) else n.removeprefix(f"{DATA}/") for n in list_files(str(DATA / path)))
+        while part := list(islice(names, 1000)):
+            yield part
+    except MaiError as error:
+        yield [refusal(error)]
+
+
+def _judge(model: str) -> Any:
+    # Modal makes the __init__, which type checkers can't see.
+    return Judge(model=model).judge  # type: ignore[call-arg]
+
+
+def _live(model: str) -> Any:
+    from mai_app.live import LiveDetector  # noqa: PLC0415
+
+    return LiveDetector(model, Path(RUNS), LIVE_SECONDS, volume.reload)
+
+
+def _web(open_page: bool) -> Any:
+    from mai_app.serve.api import create_app  # noqa: PLC0415
+
+    async def judge(files: list[tuple[str, bytes]], model: str) -> list[dict[str, Any]]:
+        # Each name of a run has containers of its own: the open page serves one run.
+        call = _judge("" if open_page else model).remote.aio
+        return [answer(row) for row in await asyncio.gather(*map(call, files))]
+
+    return create_app(judge, open_page)
 
 
 def _on_volume(name: str) -> Path:
@@ -207,31 +337,56 @@ def _on_volume(name: str) -> Path:
     return Path(PREPARED / name) if is_prepared(Path(PREPARED / name)) else Path(DATA / name)
 
 
-def _refusal(error: MaiError) -> dict[str, Any]:
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    places = ("data", "runs", "prepared")
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in places}
+
+
+def refusal(error: MaiError) -> dict[str, Any]:
     """What MAI refuses, as a value: raised, it would be tried again and come back as a stack of remote frames."""
     return {"mai_error": str(error)}
 
 
-def _answer(result: dict[str, Any]) -> dict[str, Any]:
+def answer(result: dict[str, Any]) -> dict[str, Any]:
+    """A remote function's result; raises MaiError for what was refused there."""
     if "mai_error" in result:
         raise MaiError(f"on Modal: {result['mai_error']}")
     return result
 
 
-def _settings(config: Config, *not_there: str) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in not_there}
+@app.local_entrypoint()
+def main(data: str = "", name: str = "", epochs: int = 0) -> None:
+    """Train: on simulated images if no data set is named."""
+    import modal_client  # noqa: PLC0415
+
+    defaults = TrainConfig if data else DemoConfig
+    config = TrainConfig(
+        data=Path(data or DEMO),
+        name=name,
+        epochs=epochs or defaults.epochs,
+        learning_rate=defaults.learning_rate,
+        degrade=bool(data),  # the simulated pairs are saved alike
+    )
+    sys.exit(modal_client.run_in_app(config))
 
 
-def _data_on_volume(data: Path) -> str:
-    """Name of a data set on the Volume: a folder that is here is brought there first."""
-    if str(data) == DEMO:
-        make_demo_data.remote(DemoConfig.scenes, DemoConfig.seed)
-    elif data.is_dir():
-        name = data.resolve().name
-        print(
-            f"bringing {data} to data/{name} on the Volume (what is there already is not sent again)", file=sys.stderr
-        )
-        with volume.batch_upload(force=True) as batch:
-            batch.put_directory(data, str(PurePosixPath("/data") / name))
-        return name
-    return str(data)
+def scan_files(path: str, out: str = "scan.jsonl", model: str = "") -> None:
+    """Judge a folder, or a list of files, in many containers; carried on where it was stopped."""
+    import modal_client  # noqa: PLC0415
+
+    sys.exit(modal_client.scan_there(path, out, model))
+
+
+def sweep_settings(data: str, vary: str = "", seeds: int = 2, name: str = "sweep", detach: bool = False) -> None:
+    """Train a few settings by a few seeds; --vary "learning-rate=1e-3,3e-4; input=resize,crop"."""
+    import modal_client  # noqa: PLC0415
+
+    sys.exit(modal_client.sweep_there(data, vary, seeds, name, detach))
+
+
+# `modal run modal_app.py` takes the file's one entrypoint and refuses to choose between several. So scan and sweep are
+# entrypoints of Apps of these names, which have nothing else; they run the app above.
+scan = modal.App("mai-scan")
+scan.local_entrypoint()(scan_files)
+sweep = modal.App("mai-sweep")
+sweep.local_entrypoint()(sweep_settings)

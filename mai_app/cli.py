@@ -4,8 +4,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Annotated, Any, Final
+from typing import IO, TYPE_CHECKING, Annotated, Any, Final
 
 import tyro
 
@@ -17,12 +18,20 @@ from mai_app.config import (
     EvaluateConfig,
     PredictConfig,
     PrepareConfig,
+    ScanConfig,
+    SweepConfig,
     TrainConfig,
 )
 from mai_app.errors import MaiError
 from mai_app.prediction import Format, Prediction, write_rows
 
-Config = PrepareConfig | AuditConfig | TrainConfig | EvaluateConfig | PredictConfig | DemoConfig
+if TYPE_CHECKING:
+    from mai_app.scan import Chunk, ScanCounts
+    from mai_app.sweep import Result
+
+Config = (
+    PrepareConfig | AuditConfig | TrainConfig | SweepConfig | EvaluateConfig | PredictConfig | ScanConfig | DemoConfig
+)
 
 DESCRIPTION: Final = (
     "MAI, the Multilayer Authenticity Identifier: tells synthetic (AI-made) images from authentic ones. "
@@ -33,8 +42,10 @@ _Command = (
     Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]
     | Annotated[AuditConfig, tyro.conf.subcommand("audit")]
     | Annotated[TrainConfig, tyro.conf.subcommand("train")]
+    | Annotated[SweepConfig, tyro.conf.subcommand("sweep")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
     | Annotated[PredictConfig, tyro.conf.subcommand("predict")]
+    | Annotated[ScanConfig, tyro.conf.subcommand("scan")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
@@ -87,8 +98,10 @@ def run_here(config: Config) -> int:
         PrepareConfig: _prepare,
         AuditConfig: _audit,
         TrainConfig: _train,
+        SweepConfig: _sweep,
         EvaluateConfig: _evaluate,
         PredictConfig: _predict,
+        ScanConfig: _scan,
         DemoConfig: _demo,
     }
     return work[type(config)](config)
@@ -136,6 +149,15 @@ def _train(config: TrainConfig) -> int:
     return 0
 
 
+def _sweep(config: SweepConfig) -> int:
+    from mai_app.sweep import one_by_one, plan, sweep  # noqa: PLC0415
+
+    plan(config)  # a wrong --vary is refused at once, before the seconds that torch takes
+    from mai_app.train import train  # noqa: PLC0415
+
+    return show_sweep(sweep(config, lambda runs: one_by_one(runs, train)), config)
+
+
 def _evaluate(config: EvaluateConfig) -> int:
     from mai_app.evaluation.evaluate import evaluate  # noqa: PLC0415
 
@@ -151,6 +173,24 @@ def _predict(config: PredictConfig) -> int:
     paths = paths_to_judge(config)
     detector = load(config.model, config.device, config.runs)
     return show_predictions(detector.predict(find_images(paths), config.batch_size, config.workers), form)
+
+
+def _scan(config: ScanConfig) -> int:
+    from mai_app.predict import load  # noqa: PLC0415
+    from mai_app.scan import list_files, scan  # noqa: PLC0415
+
+    detector = load(config.model, config.device, config.runs)
+
+    def judge(chunks: "Iterator[Chunk]") -> Iterator[list[dict[str, Any]] | Exception]:
+        for chunk in chunks:
+            try:
+                answer = [asdict(prediction) for prediction in detector.predict(chunk, len(chunk), config.workers)]
+            except Exception as error:  # whatever one file did to its chunk, the others go on
+                yield error
+            else:
+                yield answer
+
+    return show_scan(scan(config, judge, lambda: list_files(config.path), read=False), config.out)
 
 
 def _demo(config: DemoConfig) -> int:
@@ -197,6 +237,25 @@ def show_predictions(predictions: Iterable[Prediction], form: Format, stream: IO
     elif not judged:
         print("mai: no file was named", file=sys.stderr)
     return 2 if not judged else 1 if failed else 0
+
+
+def show_scan(counts: "ScanCounts", out: Path, stream: IO[str] | None = None) -> int:
+    """Print what a scan's rows say in all; returns 0 if all files were judged, 1 if some were not, 2 if none was."""
+    print(
+        f"{counts.files} files: {counts.authentic} authentic, {counts.unsure} unsure, {counts.synthetic} synthetic, "
+        f"{counts.failed} not judged; rows in {out}",
+        file=stream,
+    )
+    return 2 if not counts.judged else 1 if counts.failed else 0
+
+
+def show_sweep(results: "Sequence[Result]", config: SweepConfig, stream: IO[str] | None = None) -> int:
+    """Print a sweep's table, and where its file is; returns 0 if all runs finished, 1 if some did not, 2 if none."""
+    from mai_app.sweep import json_path, table  # noqa: PLC0415
+
+    print(f"{table(results)}\n\nresults: {json_path(config)}", file=stream)
+    failed = sum(result.error is not None for result in results)
+    return 2 if failed == len(results) else 1 if failed else 0
 
 
 def show_report(report: dict[str, Any], stream: IO[str] | None = None) -> None:

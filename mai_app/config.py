@@ -156,6 +156,8 @@ class TrainConfig:
     """auto: bfloat16 autocast where the processor computes in it, else float32."""
     workers: int = -1
     """Loader processes; the results do not depend on it. -1: some beside an accelerator, none where there is none."""
+    processes: int = 1
+    """Processes that share each batch, one a GPU (or, with --device cpu, two or more for trying it out)."""
     save_minutes: float = 5.0
     """Save the state at least this often within an epoch, in minutes."""
     runs: Path = RUNS
@@ -208,6 +210,51 @@ class PredictConfig:
     """Threads that read and decode."""
     runs: Path = RUNS
     """Where the runs are."""
+
+
+@dataclass(frozen=True)
+class ScanConfig:
+    """Judge files by the thousand into a file of rows; the same command carries on where it was stopped.
+
+    Exactly one row a file, as `mai predict --jsonl` writes it. Exit code 0: all judged, 1: some not, 2: none, or bad
+    usage.
+    """
+
+    path: Annotated[str, tyro.conf.Positional]
+    """Folder, image, or list of files: .txt with a path a line, or .csv with a column path or file."""
+    out: Path = Path("scan.jsonl")
+    """File of the rows; those that it holds already are not judged again."""
+    model: str = ""
+    """Checkpoint file, run folder or run's name. Default: the run trained last."""
+    device: str = "auto"
+    """auto, cpu, cuda, …"""
+    workers: int = 2
+    """Threads that read and decode."""
+    runs: Path = RUNS
+    """Where the runs are."""
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Train a few settings by a few seeds, and show which is best on validation images. It carries on when stopped.
+
+    Exit code 0: all runs finished, 1: some did not, 2: none did, or bad usage.
+    """
+
+    data: Path
+    """Data set, as for training."""
+    vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """SETTING=VALUE[,VALUE…] of `mai train`; once for each setting; one value fixes it."""
+    seeds: int = 2
+    """Runs a combination of settings, each with another seed."""
+    name: str = "sweep"
+    """Start of the runs' names, and the folder below --runs with the results."""
+    device: str = "auto"
+    """auto, cpu, cuda, …"""
+    runs: Path = RUNS
+    """Where the runs are."""
+    prepared: Path = PREPARED
+    """Where decoded images are kept."""
 
 
 @dataclass(frozen=True)

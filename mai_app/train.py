@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from mai_app.data.dataset import TrainingImages, draw_epoch, to_floats, training
 from mai_app.data.prepare import prepare
 from mai_app.data.prepared import PreparedSet
 from mai_app.device import choose_device, choose_precision, describe_device, loader_workers
+from mai_app.distributed import Group, check_processes, processes
 from mai_app.errors import DataError, RunError
 from mai_app.evaluation.calibrate import balanced_loss, calibrate
 from mai_app.evaluation.metrics import auroc
@@ -39,6 +41,7 @@ MAY_CHANGE: Final = (
     "device",
     "precision",
     "workers",
+    "processes",
     "save_minutes",
     "runs",
     "prepared",
@@ -61,6 +64,7 @@ def train(config: TrainConfig, on_save: Callable[[], None] | None = None) -> Pat
     if config.epochs < 1:
         raise RunError(f"--epochs {config.epochs}: must be at least 1")
     device = choose_device(config.device)
+    check_processes(config.processes, config.batch_size, device)
     precision = choose_precision(config.precision, device)
     run = config.runs / (config.name or f"{config.data.resolve().name}-{config.model}-{config.input}")
     say(f"run {run}: {config.model}, {config.input}, on {describe_device(device)} in {precision}")
@@ -69,7 +73,11 @@ def train(config: TrainConfig, on_save: Callable[[], None] | None = None) -> Pat
     prepared = prepare(config.data, config.prepared)
     try:
         with locked(run, wait=False):
-            _run(config, run, prepared, device, precision, on_save or (lambda: None))
+            rows = _rows(config, prepared)
+            _check_settings(config, run, prepared.fingerprint, precision)
+            work = (config, run, prepared, rows, precision)
+            with processes(config.processes, device, _run, *work) as group:
+                _run(*work, group, on_save or (lambda: None))
     except BlockingIOError:
         raise RunError(f"{run}: another process trains it at this moment; choose another --name") from None
     return run
@@ -79,17 +87,20 @@ def _run(
     config: TrainConfig,
     run: Path,
     prepared: PreparedSet,
-    device: torch.device,
+    rows: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
     precision: str,
-    on_save: Callable[[], None],
+    group: Group,
+    on_save: Callable[[], None] = lambda: None,
 ) -> None:
-    training, validation = _rows(config, prepared)
+    """The loop, the same in every process of the group; only the first one writes and speaks."""
+    training, validation = rows
+    device, first = group.device, group.rank == 0
     labels, sources = prepared.labels, prepared.sources
     preprocessing = Preprocessing(input=config.input)
-    _check_settings(config, run, prepared.fingerprint, precision)
 
     torch.manual_seed(config.seed)
-    workers = config.workers if config.workers >= 0 else loader_workers(device)
+    fair = max(1, (os.cpu_count() or 1) // group.size)
+    workers = config.workers if config.workers >= 0 else min(fair, loader_workers(device))
     network = MODELS[config.model]().to(device).to(memory_format=torch.channels_last)
     optimizer = _optimizer(config, network)
     epoch, step, loss_sum, best = 0, 0, 0.0, math.inf
@@ -101,13 +112,15 @@ def _run(
         torch.set_rng_state(state["rng"])
         epoch, step, loss_sum, best = state["epoch"], state["step"], state["loss_sum"], state["best"]
         precision = state["precision"]
-        if epoch < config.epochs:
-            say(f"carrying on at epoch {epoch + 1}, step {step}")
-        else:
-            say(f"all epochs ({epoch}) are done")
-    _keep_metrics(run / "metrics.jsonl", before=epoch + 1)
+        goes_on = f"carrying on at epoch {epoch + 1}, step {step}"
+        group.say(goes_on if epoch < config.epochs else f"all epochs ({epoch}) are done")
+    if first:
+        _keep_metrics(run / "metrics.jsonl", before=epoch + 1)
+    shared = group.wrap(network)
 
     def save() -> None:
+        if not first:
+            return
         document = {
             "network": network.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -136,7 +149,7 @@ def _run(
                 epoch,
             )
             steps = len(batches)
-            draws = [[(int(training[i]), draw) for i, draw in batch] for batch in batches]
+            draws = [[(int(training[i]), draw) for i, draw in group.share(batch)] for batch in batches]
             images = TrainingImages(prepared, preprocessing, config.seed, epoch, config.degrade)
             network.train()
             bar = tqdm(
@@ -144,14 +157,17 @@ def _run(
                 initial=step,
                 desc=f"epoch {epoch + 1}/{config.epochs}",
                 leave=False,
-                disable=None,
+                disable=None if first else True,
             )
             with bar:
                 for pixels, targets in training_batches(images, draws[step:], workers):
                     rate = _learning_rate(config, epoch * steps + step, config.epochs * steps)
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate
-                    loss_sum += take_step(network, optimizer, pixels, targets, device, precision)
+                    for parameters in optimizer.param_groups:
+                        parameters["lr"] = rate
+                    loss = take_step(shared, optimizer, pixels, targets, device, precision)
+                    # All processes must stop at the same step, or the others would wait for ever.
+                    loss, stopping = group.mean([loss, float(stopped())])
+                    loss_sum += loss
                     step += 1
                     if not math.isfinite(loss_sum):
                         raise RunError(
@@ -160,18 +176,24 @@ def _run(
                         )
                     bar.update()
                     bar.set_postfix(loss=f"{loss_sum / step:.4f}", refresh=False)
-                    if stopped():
+                    if stopping:
                         break
                     if time.monotonic() - saved > config.save_minutes * 60:
                         save()
                         saved = time.monotonic()
-            if stopped():
+            if group.any(stopped()):
                 save()
-                say(f"stopped at epoch {epoch + 1}, step {step} of {steps}, and saved; the same command carries on")
+                group.say(
+                    f"stopped at epoch {epoch + 1}, step {step} of {steps}, and saved; the same command carries on"
+                )
                 raise KeyboardInterrupt
             seconds = time.monotonic() - started
 
-            logits_of = predict_logits(network, prepared, validation, preprocessing, config.batch_size, device)
+            dealt = validation[group.rank :: group.size]
+            logits_of = group.gather(predict_logits(network, prepared, dealt, preprocessing, config.batch_size, device))
+            if not first:
+                epoch, step, loss_sum = epoch + 1, 0, 0.0
+                continue
             val_loss = balanced_loss(logits_of, labels[validation])
             row = {
                 "epoch": epoch + 1,
@@ -240,7 +262,7 @@ def predict_logits(
             network(to_floats(pixels, device)).double().cpu().numpy()
             for pixels, _ in validation_batches(prepared, rows, preprocessing, batch_size)
         ]
-    return np.concatenate(parts)
+    return np.concatenate([np.empty(0), *parts])  # of many processes, one may have no row
 
 
 def _rows(config: TrainConfig, prepared: PreparedSet) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 RANKS = [
     {"config", "errors", "atomic", "stopping", "progress"},
     {"data", "model"},
-    {"device", "checkpoint", "prediction"},
+    {"device", "distributed", "checkpoint", "prediction"},
     {
         "evaluation.metrics",
         "evaluation.calibrate",
@@ -25,9 +25,10 @@ RANKS = [
         "evaluation.page",
         "evaluation.report",
     },
-    {"train", "predict"},
+    {"train", "predict", "live", "costs"},
     {"evaluation.evaluate"},
-    {"demo"},
+    {"demo", "scan", "sweep"},
+    {"serve"},
     {"cli", "__main__"},
 ]
 

@@ -478,7 +478,7 @@ def test_local_entry_does_what_mai_does(mai: Run, trained_run: Path, images: lis
 
 def test_the_place_is_taken_out_of_the_command_line() -> None:
     take_place = importlib.import_module("local_entry").take_place
-    assert take_place(["predict", "a.jpg"]) == (["predict", "a.jpg"], "local")
-    assert take_place(["predict", "--on", "modal", "a.jpg"]) == (["predict", "a.jpg"], "modal")
-    assert take_place(["--on=modal", "train"]) == (["train"], "modal")
-    assert take_place(["predict", "--on"]) == (["predict"], "")
+    assert take_place(["predict", "a.jpg"]) == (["predict", "a.jpg"], "local", False)
+    assert take_place(["predict", "--on", "modal", "a.jpg"]) == (["predict", "a.jpg"], "modal", False)
+    assert take_place(["--on=modal", "train", "--detach"]) == (["train"], "modal", True)
+    assert take_place(["predict", "--on"]) == (["predict"], "", False)

@@ -8,14 +8,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-from tqdm import tqdm
 
 from mai_app.atomic import locked, replacing, write_text
 from mai_app.config import SPLITTING, PrepareConfig, Splitting
@@ -28,7 +27,7 @@ from mai_app.data.readers import read_flags, read_members
 from mai_app.data.streaming import ordered_map
 from mai_app.data.units import COLUMNS, Item, write_unit
 from mai_app.errors import DataError, ImageError, SourceError
-from mai_app.progress import say
+from mai_app.progress import bar, say
 from mai_app.stopping import stop_signals
 
 
@@ -51,16 +50,25 @@ def prepare(data: Path, prepared: Path, workers: int = 2) -> PreparedSet:
     return open_prepared(folder)
 
 
-def prepare_sources(config: PrepareConfig, patience: Patience | None = None) -> PreparedSet:
+Spread = Callable[[list[Unit]], Iterator[tuple[Unit, SourceError | None]]]
+"""Makes units elsewhere, in any order: each as it is done, with what was wrong with it."""
+
+
+def prepare_sources(
+    config: PrepareConfig, patience: Patience | None = None, spread: Spread | None = None
+) -> PreparedSet:
     """The prepared set that the command line describes, below config.prepared; carried on where it was stopped.
 
-    What could not be had is listed in its facts under "missing". Raises DataError for what can't be made at all,
-    KeyboardInterrupt for SIGINT or SIGTERM.
+    With `spread` the units are made by other machines that write into the same folder; without it, here, config.jobs
+    at a time. What could not be had is listed in its facts under "missing". Raises DataError for what can't be made
+    at all, KeyboardInterrupt for SIGINT or SIGTERM.
     """
     patience = patience or Patience(config.retry_seconds)
     folder = config.prepared / config.name
     try:
-        with _full_disk_said(folder), locked(folder, wait=False):
+        # Between machines a lock is of no use, and its open file would keep their folder from being brought up to date.
+        lock = nullcontext() if spread else locked(folder, wait=False)
+        with _full_disk_said(folder), lock:
             plan = make_plan(config, folder, patience)
             for reason in plan.missing.values():
                 say(f"left out: {reason}")
@@ -68,7 +76,7 @@ def prepare_sources(config: PrepareConfig, patience: Patience | None = None) -> 
             _check_disk(folder, todo, config.jobs)
             if todo or plan.missing or not (folder / "prepared.json").is_file():
                 required = frozenset(config.require)
-                _make(folder, plan, Splitting(seed=config.seed), config.jobs, 2, patience, required)
+                _make(folder, plan, Splitting(seed=config.seed), config.jobs, 2, patience, required, spread)
     except BlockingIOError:
         raise DataError(f"{folder}: another process prepares it at this moment; choose another --name") from None
     return open_prepared(folder)
@@ -79,13 +87,14 @@ def prepare_unit(
     folder: Path,
     downloads: Path,
     splitting: Splitting,
-    left_out: frozenset[str] = frozenset(),
     patience: Patience | None = None,
     on_bytes: Callable[[int], None] = lambda _bytes: None,
     on_image: Callable[[], None] = lambda: None,
     workers: int = 2,
 ) -> None:
     """Make one unit below folder/units, unless it is there: fetch its file, store its images, delete the file.
+
+    Images that the source's own table says to leave out are left out if their names are in the folder already.
 
     Raises SourceError for a file that can't be had or read, and whatever the two callbacks raise.
     """
@@ -98,6 +107,8 @@ def prepare_unit(
     fetched = downloads / unit.name
     try:
         path = download(unit.source.repository, unit.file, unit.commit, fetched, patience or Patience(), on_bytes)
+        names = _names(unit.source.name, folder)
+        left_out = frozenset(names.read_text(encoding="utf-8").splitlines() if names.exists() else ())
         write_unit(place, _remote_items(unit, path, splitting.seed, left_out), splitting, True, on_image, workers)
     finally:
         shutil.rmtree(fetched, ignore_errors=True)
@@ -111,6 +122,7 @@ def _make(
     workers: int,
     patience: Patience,
     required: frozenset[str] = frozenset(),
+    spread: Spread | None = None,
 ) -> None:
     """Make the units that are not there yet, and join them all."""
     downloads = folder / "downloads"
@@ -119,12 +131,11 @@ def _make(
         leftover.unlink()
     todo = [unit for unit in plan.units if not (folder / "units" / unit.name).is_dir()]
     remote = sum(unit.file.size for unit in todo if isinstance(unit, RemoteUnit))
-    remote += sum(table.file.size for table in plan.flags.values() if not _names(table, folder).exists())
-    fetched = tqdm(total=remote, desc="fetching", unit="B", unit_scale=True, disable=None if remote else True)
+    remote += sum(table.file.size for table in plan.flags.values() if not _names(table.name, folder).exists())
+    fetched = bar(total=remote, desc="fetching", unit="B", unit_scale=True, disable=None if remote else True)
     # Of remote files the number of images is an estimate until they are read.
-    stored = tqdm(total=sum(unit.images for unit in todo), desc="preparing", unit="image", disable=None)
+    stored = bar(total=sum(unit.images for unit in todo), desc="preparing", unit="image")
     failed: dict[str, str] = {}
-    left_out: dict[str, frozenset[str]] = {}
 
     with stop_signals() as stopped, fetched, stored:
 
@@ -146,7 +157,6 @@ def _make(
 
         def work(unit: Unit) -> None:
             source = unit.source.name if isinstance(unit, RemoteUnit) else ""
-            names = left_out.get(source, frozenset())
             count = 0
 
             def counted() -> None:
@@ -156,7 +166,7 @@ def _make(
 
             if source not in failed:
                 try:
-                    prepare_unit(unit, folder, downloads, splitting, names, patience, on_bytes, counted, workers)
+                    prepare_unit(unit, folder, downloads, splitting, patience, on_bytes, counted, workers)
                 except SourceError as error:
                     fail(unit.name, source, error)
             stored.total = (stored.total or 0) + count - unit.images
@@ -164,11 +174,19 @@ def _make(
         try:
             for name, table in plan.flags.items():
                 try:
-                    left_out[name] = _left_out(table, folder, downloads, patience, on_bytes)
+                    _fetch_names(table, folder, downloads, patience, on_bytes)
                 except SourceError as error:
                     fail(name, name, error)
-            for _ in ordered_map(work, todo, jobs, ahead=jobs - 1):
-                pass
+            if spread:
+                for unit, reason in spread(todo):
+                    if reason and isinstance(unit, RemoteUnit):
+                        fail(unit.name, unit.source.name, reason)
+                    stored.update(unit.images)
+                    if stopped():
+                        raise KeyboardInterrupt
+            else:
+                for _ in ordered_map(work, todo, jobs, ahead=jobs - 1):
+                    pass
         finally:
             shutil.rmtree(downloads, ignore_errors=True)
     for note in plan.notes:
@@ -176,16 +194,16 @@ def _make(
     _join(folder, plan.missing | dict(sorted(failed.items())), plan.notes, splitting)
 
 
-def _names(table: RemoteUnit, folder: Path) -> Path:
+def _names(source: str, folder: Path) -> Path:
     """Where the names are kept of the images that a source's own table says to leave out."""
-    return folder / "left-out" / f"{table.name}.txt"
+    return folder / "left-out" / f"{source}.txt"
 
 
-def _left_out(
+def _fetch_names(
     table: RemoteUnit, folder: Path, downloads: Path, patience: Patience, on_bytes: Callable[[int], None]
-) -> frozenset[str]:
-    """Names of the images that a source's own table says to leave out; it is fetched once."""
-    place = _names(table, folder)
+) -> None:
+    """Write down the names of the images that a source's own table says to leave out; it is fetched once."""
+    place = _names(table.name, folder)
     if not place.exists() and table.source.flags:
         fetched = downloads / f"table-{table.name}"
         try:
@@ -193,7 +211,6 @@ def _left_out(
             write_text(place, "".join(f"{name}\n" for name in read_flags(path, table.source.flags)))
         finally:
             shutil.rmtree(fetched, ignore_errors=True)
-    return frozenset(place.read_text(encoding="utf-8").splitlines())
 
 
 def _folder_items(unit: FolderUnit) -> Iterator[Item]:

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from mai_app import __version__
 from mai_app.atomic import write_text
@@ -31,7 +30,7 @@ from mai_app.evaluation import metrics
 from mai_app.evaluation.audit import file_properties, format_only_scores
 from mai_app.evaluation.report import html_page
 from mai_app.predict import Detector
-from mai_app.progress import say
+from mai_app.progress import bar, say
 
 TRAIN_FILES: Final = 1000
 """Where the train part has twice as many files or more, the format-only baseline is fitted on every k-th of them: at
@@ -141,7 +140,7 @@ def _score(
     def look(record: Record) -> tuple[Row, list[Pixels]]:
         return _look(config, record, read, detector.info.preprocessing)
 
-    progress = tqdm(total=len(done) + len(wanted), initial=len(done), desc="evaluating", unit="image", disable=None)
+    progress = bar(total=len(done) + len(wanted), initial=len(done), desc="evaluating", unit="image")
     with progress, path.open("a", encoding="utf-8") as stream:
         for row, inputs in ordered_map(look, wanted, config.workers):
             if inputs:

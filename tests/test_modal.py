@@ -1,0 +1,263 @@
+"""MAI on Modal, with the real client against a simulator beside the checkout; `make check-shared` runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+import safetensors.torch
+
+from mai_app.checkpoint import load_checkpoint, save_checkpoint
+from tests.conftest import Run, write_data_set
+from tests.hub import Hub, add_six
+from tests.modal import ROOT, SIMULATOR, on_modal, summary
+
+pytestmark = [pytest.mark.shared, pytest.mark.skipif(not SIMULATOR.exists(), reason="no simulator of Modal here")]
+
+TRAIN = (
+    "python local_entry.py train --name r --epochs 6 --batch-size 8 --learning-rate 3e-4 --save-minutes 0 --on modal"
+)
+# Where within an undisturbed attempt of about ten seconds, imports included.
+MOMENTS = (2, 4, 5, 6, 8)
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose Volume holds a prepared set and a run that was trained without disturbance; for copying only."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    data = write_data_set(folder / "tiny", train=24, val=8, test=8)
+    done = on_modal(f"{TRAIN} --data {data}", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def weights(folder: Path) -> bytes:
+    found = list((folder / "state").rglob("runs/r/best.safetensors"))
+    assert len(found) == 1
+    return found[0].read_bytes()
+
+
+@pytest.mark.parametrize("fault", ["preempt", "kill", "timeout"])
+def test_whatever_stops_a_training_it_ends_with_the_same_weights(volume: Path, tmp_path: Path, fault: str) -> None:
+    reference = weights(volume)
+
+    def disturbed(second: int) -> list[str]:
+        folder = tmp_path / str(second)
+        copytree(volume / "state", folder / "state")
+        for run in (folder / "state").rglob("runs/r"):
+            for path in run.iterdir():
+                path.unlink()
+        # No attempt may be too short for its imports and one step.
+        seconds = second + 4 if fault == "timeout" else second
+        done = on_modal(f"{TRAIN} --data tiny", folder, f"--{fault}", f"train@{seconds}")
+        assert done.returncode == 0, done.stderr
+        assert weights(folder) == reference
+        return [row["status"] for row in summary(folder)["executions"] if row["function"] == "train"]
+
+    with ThreadPoolExecutor(2) as pool:
+        attempts = list(pool.map(disturbed, MOMENTS))
+    assert all(one[-1] == "success" for one in attempts)
+    assert sum(len(one) > 1 for one in attempts) >= 4, attempts
+
+
+def test_nothing_but_the_image_is_used_and_settings_are_what_was_meant(volume: Path) -> None:
+    found = summary(volume)
+    assert found["checks"] == []
+    functions = {one["tag"]: one for one in found["functions"]}
+    train = functions["train"]
+    assert [train["gpu"], *train["gpu_fallbacks"]] == ["L4:1", "A10:1", "T4:1"]
+    assert train["timeout"] == 24 * 3600
+    assert train["single_use_containers"]
+    assert train["retries"]["retries"] == 10
+    for name, one in functions.items():
+        assert one["gpu"] is None or one["timeout"] > 3600, name
+        if name.startswith(("Judge", "Scanner", "list_images")):
+            assert all(mount["read_only"] for mount in one["volumes"]), name
+    assert functions["Judge.*"]["snapshot"]
+    assert functions["Judge.*"]["batch"] == {"max_size": 32, "wait_ms": 50}
+
+
+def test_another_gpu_and_a_caller_without_torch(volume: Path, tmp_path: Path) -> None:
+    copytree(volume / "state", tmp_path / "state")
+    # Only the caller's Python finds these; containers have an environment of their own.
+    for name in ("torch", "torchvision"):
+        (tmp_path / "without" / f"{name}.py").parent.mkdir(exist_ok=True)
+        (tmp_path / "without" / f"{name}.py").write_text("raise ImportError('not on this machine')")
+    without = str(tmp_path / "without")
+    done = on_modal(f"{TRAIN} --data tiny --detach", tmp_path, MAI_GPU="H100:2", PYTHONPATH=without)
+    assert done.returncode == 0, done.stderr
+    assert "all epochs (6) are done" in done.stderr
+    assert "train: hires 1 container (H100:2, 8 cores, 16 GiB), 24 h at most an attempt; $" in done.stderr
+    assert done.stdout.startswith("done: run r on the Volume, epoch 6, val loss ")
+    assert next(one["gpu"] for one in summary(tmp_path)["functions"] if one["tag"] == "train") == "H100:2"
+
+
+def test_modal_run_with_no_arguments_trains_on_the_volume(tmp_path: Path) -> None:
+    done = on_modal(
+        "modal run modal_app.py --epochs 1 && modal volume ls mai runs/simulated-demo-baseline-resize", tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "done: run simulated-demo-baseline-resize on the Volume" in done.stdout
+    assert "runs/simulated-demo-baseline-resize/best.safetensors" in done.stdout
+
+
+def test_the_hub_sets_are_prepared_on_the_volume_as_here(tmp_path: Path, mai: Run) -> None:
+    words = "prepare --source posters --source diffusiondb --parts 2 --name two"
+    with Hub() as hub:
+        add_six(hub, images=12)
+        there = on_modal(
+            f"python local_entry.py {words} --on modal",
+            tmp_path,
+            "--kill",
+            "prepare_unit@1",
+            HF_ENDPOINT=hub.url,
+            NO_PROXY="127.0.0.1,localhost",
+        )
+        here = subprocess.run(
+            [sys.executable, "-m", "mai_app", *words.split()],
+            cwd=tmp_path,
+            env=hub.environment(tmp_path / "hf", PYTHONPATH=str(ROOT)),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert there.returncode == here.returncode == 0, there.stderr
+    assert there.stdout.splitlines()[:-1] == here.stdout.splitlines()[:-1]
+    units = [row["container"] for row in summary(tmp_path)["executions"] if row["function"] == "prepare_unit"]
+    assert len(set(units)) >= 2
+    home = on_modal(f"modal volume get mai prepared/two/manifest.csv {tmp_path}/", tmp_path)
+    assert home.returncode == 0, home.stderr
+    assert (tmp_path / "manifest.csv").read_bytes() == (tmp_path / "prepared" / "two" / "manifest.csv").read_bytes()
+
+
+def test_one_command_line_two_places(volume: Path, tmp_path: Path, mai: Run) -> None:
+    copytree(volume / "state", tmp_path / "state")
+    (tmp_path / "broken.jpg").write_text("no picture")
+    files = f"{volume}/tiny/test/synthetic {tmp_path}/broken.jpg {tmp_path}/missing.png"
+    out = tmp_path / "report"
+    sweep = "sweep --vary learning-rate=1e-3,3e-4 --vary epochs=1 --vary batch-size=8 --seeds 1 --device cpu"
+    there = on_modal(
+        f"modal volume get mai runs/r/best.safetensors {tmp_path}/ >&2;"
+        f"python local_entry.py predict {files} --model r --csv --on modal > {tmp_path}/predict; echo $? >&2;"
+        f"python local_entry.py evaluate --data tiny --model r --out {out} --on modal > {tmp_path}/evaluate;"
+        f"python local_entry.py {sweep} --data tiny --on modal > {tmp_path}/sweep;",
+        tmp_path,
+    )
+    assert there.returncode == 0, there.stderr
+    here = mai("predict", *files.split(), "--model", tmp_path / "best.safetensors", "--csv")
+    assert (tmp_path / "predict").read_text() == here.stdout
+    assert here.returncode == 1
+    assert "2 of 10 files could not be judged" in there.stderr
+
+    judged = mai("evaluate", "--data", volume / "tiny", "--model", tmp_path / "best.safetensors", "--out", out)
+    assert judged.returncode == 0, judged.stderr
+    assert (tmp_path / "evaluate").read_text().splitlines()[1:] == judged.stdout.splitlines()[1:]
+    assert "<html" in (out / "report.html").read_text()
+
+    swept = mai(*sweep.split(), "--data", volume / "tiny")
+    assert swept.returncode == 0, swept.stderr
+    assert (tmp_path / "sweep").read_text() == swept.stdout
+
+
+def test_hosted_for_python_and_http_and_new_weights_go_live(volume: Path, tmp_path: Path) -> None:
+    copytree(volume / "state", tmp_path / "state")
+    picture = next((volume / "tiny" / "test" / "synthetic").rglob("*.png"))
+    checkpoint = load_checkpoint(next((volume / "state").rglob("runs/r/best.safetensors")))
+    new = tmp_path / "new"
+    save_checkpoint(new / "best.safetensors", checkpoint.network, replace(checkpoint.info, epoch=99))
+    version = load_checkpoint(new / "best.safetensors").version
+    code = (
+        "import sys, modal, modal_client; file = ('p', open(sys.argv[1], 'rb').read());"
+        "rows = [modal_client.hosted_judge('r').remote(file)];"
+        "rows += modal.Function.from_name('mai', 'predict').remote([file], 'r');"
+        "print(*[row['version'] for row in rows])"
+    )
+    key = '-H "Modal-Key: $MODAL_SIM_PROXY_KEY" -H "Modal-Secret: $MODAL_SIM_PROXY_SECRET"'
+    script = f"""
+        modal deploy modal_app.py > {tmp_path}/deploy 2>&1
+        url=$(grep -o 'http://127.0.0.1:[0-9]* 🔑' {tmp_path}/deploy | cut -d' ' -f1)
+        page=$(grep -o 'http://127.0.0.1:[0-9]* (unauth' {tmp_path}/deploy | cut -d' ' -f1)
+        python -c "{code}" {picture}
+        curl -s -o /dev/null -w '%{{http_code}}\\n' -F a=@{picture} $url/v1/predict
+        curl -s {key} -F a=@{picture} -F b=@README.md $url/v1/predict?model=r; echo
+        curl -s -o /dev/null -w '%{{http_code}}\\n' {key} -F a=@{picture} $url/v1/predict?model=nowhere
+        curl -s $page/ | grep -c '<html'
+        modal volume put mai {new}/best.safetensors runs/r/best.safetensors --force >&2
+        sleep 2
+        python -c "{code}" {picture}
+        python local_entry.py predict {picture} --on hosted --model r --jsonl
+    """
+    done = on_modal(script, tmp_path, MAI_LIVE_SECONDS="1", MAI_OPEN_PAGE="1")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 7, done.stdout + done.stderr
+    before = checkpoint.version
+    assert lines[0] == f"{before} {before}"
+    assert lines[1] == "401"
+    rows = json.loads(lines[2])["predictions"]
+    assert [row["version"] for row in rows] == [before, before]
+    assert rows[0]["error"] is None
+    assert "is no JPEG" in rows[1]["error"]
+    assert lines[3] == "503"
+    assert lines[4] == "1"
+    assert lines[5] == f"{version} {version}"
+    assert json.loads(lines[6])["p_synthetic"] == rows[0]["p_synthetic"]
+
+
+def test_a_scan_of_two_thousand_files_goes_on_where_it_was_stopped(volume: Path, tmp_path: Path) -> None:
+    copytree(volume / "state", tmp_path / "state")
+    pictures = sorted((volume / "tiny").rglob("*.png"))
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(1990):
+        os.link(pictures[i % len(pictures)], folder / f"{i:04}.png")
+    for i in range(10):
+        (folder / f"broken{i}.jpg").write_text("no picture")
+    out = tmp_path / "scan.jsonl"
+    scan = f"modal run modal_app.py::scan --path {folder} --out {out} --model r"
+    script = f"""
+        {scan} >&2 & client=$!
+        for i in $(seq 600); do [ -s {out} ] && break; sleep 0.1; done
+        kill -9 $client; wait $client
+        wc -l < {out}
+        {scan}
+        modal run modal_app.py::scan --path tiny --out {tmp_path}/there.jsonl --model r
+    """
+    done = on_modal(script, tmp_path, "--kill", "Scanner.*@1")
+    first = int(done.stdout.splitlines()[0])
+    assert 0 < first < 2000, done.stderr
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == len({row["path"] for row in rows}) == 2000
+    assert sum(row["error"] is not None for row in rows) == 10
+    assert "2000 files: " in done.stdout
+    assert "10 not judged" in done.stdout
+    there = [json.loads(line)["path"] for line in (tmp_path / "there.jsonl").read_text().splitlines()]
+    assert sorted(there) == sorted(f"tiny/{path.relative_to(volume / 'tiny')}" for path in pictures)
+
+
+def test_what_goes_wrong_there_is_one_line_here(volume: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(next((volume / "state").rglob("runs/r/best.safetensors")))
+    tensors = safetensors.torch.load_file(checkpoint.path)
+    document = json.dumps({"format_version": 9, "mai_version": "9.0"})
+    safetensors.torch.save_file(tensors, tmp_path / "newer.safetensors", metadata={"mai": document})
+    picture = next((volume / "tiny").rglob("*.png"))
+    commands = {
+        "train --data nowhere --on modal": "nowhere",
+        f"predict {picture} --on modal": "no trained model",
+        f"scan {picture} --out {tmp_path}/s.jsonl --on modal": "no trained model",
+        f"predict {picture} --on hosted": "modal deploy",
+        "sweep --data nowhere --on modal": "nowhere",
+    }
+    script = "".join(f"python local_entry.py {words} >&2; echo $?;" for words in commands)
+    script += f"modal volume put mai {tmp_path}/newer.safetensors runs/n/best.safetensors >/dev/null 2>&1;"
+    script += f"python local_entry.py predict {picture} --on modal >&2; echo $?"
+    done = on_modal(script, tmp_path)
+    assert done.stdout.split() == ["2"] * 6, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("mai: ")]
+    for line, words in zip(said, [*commands.values(), "written by a newer MAI (9.0, format 9"], strict=True):
+        assert words in line
+    assert "Traceback" not in done.stderr
