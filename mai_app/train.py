@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import nn
-from tqdm import tqdm
 
 from mai_app import __version__
 from mai_app.atomic import locked, write_bytes, write_text
@@ -30,7 +29,7 @@ from mai_app.errors import DataError, RunError
 from mai_app.evaluation.calibrate import balanced_loss, calibrate
 from mai_app.evaluation.metrics import auroc
 from mai_app.model import MODELS
-from mai_app.progress import say
+from mai_app.progress import bar, say
 from mai_app.stopping import stop_signals
 
 LAST: Final = "last.pt"
@@ -152,14 +151,14 @@ def _run(
             draws = [[(int(training[i]), draw) for i, draw in group.share(batch)] for batch in batches]
             images = TrainingImages(prepared, preprocessing, config.seed, epoch, config.degrade)
             network.train()
-            bar = tqdm(
+            progress = bar(
                 total=steps,
                 initial=step,
                 desc=f"epoch {epoch + 1}/{config.epochs}",
                 leave=False,
                 disable=None if first else True,
             )
-            with bar:
+            with progress:
                 for pixels, targets in training_batches(images, draws[step:], workers):
                     rate = _learning_rate(config, epoch * steps + step, config.epochs * steps)
                     for parameters in optimizer.param_groups:
@@ -174,8 +173,8 @@ def _run(
                             f"{run}: the loss is no longer a number at epoch {epoch + 1}, step {step}; "
                             f"choose another --name and a lower --learning-rate"
                         )
-                    bar.update()
-                    bar.set_postfix(loss=f"{loss_sum / step:.4f}", refresh=False)
+                    progress.update()
+                    progress.set_postfix(loss=f"{loss_sum / step:.4f}", refresh=False)
                     if stopping:
                         break
                     if time.monotonic() - saved > config.save_minutes * 60:

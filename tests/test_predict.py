@@ -473,7 +473,7 @@ def test_local_entry_does_what_mai_does(mai: Run, trained_run: Path, images: lis
     assert len(by_mai.stdout.splitlines()) == 3
     nowhere = local_entry(*words, "--on", "nowhere")
     assert (nowhere.returncode, nowhere.stdout) == (2, "")
-    assert nowhere.stderr == "local_entry.py: --on nowhere: not one of local, modal\n"
+    assert nowhere.stderr == "local_entry.py: --on nowhere: not one of local, modal, hosted\n"
 
 
 def test_the_place_is_taken_out_of_the_command_line() -> None:
