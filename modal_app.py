@@ -22,19 +22,24 @@ from typing import Any
 import modal
 
 from mai_app.config import DemoConfig, EvaluateConfig, PrepareConfig, SweepConfig, TrainConfig
+from mai_app.costs import Machine
 from mai_app.errors import ImageError, MaiError, SourceError
 
-MINUTES = 60  # seconds
-HOURS = 60 * MINUTES
-
-GPU = os.environ.get("MAI_GPU", "L4,A10,T4").split(",")  # the first that is free
-TRAINERS = 8  # containers with a GPU at most, in a sweep
-UNITS = 10  # containers that fetch from the Hub at most
-JUDGES = 10  # containers of the hosted detector at most
-SCANNERS = 20  # containers of a scan at most
+GPUS = tuple(os.environ.get("MAI_GPU", "L4,A10,T4").split(","))  # the first that is free
+TRAINER = Machine(cores=8, gib=16, hours=24, containers=8, gpus=GPUS)
+EVALUATOR = Machine(cores=8, gib=16, hours=4, gpus=GPUS)
+DECODER = Machine(cores=4, gib=4, hours=24)
+FETCHER = Machine(cores=2, gib=4, hours=6, containers=10)
+LEADER = Machine(cores=1, gib=2, hours=24)  # hands out the work of others
+# No GPU: beside decoding, so small a network costs little, and a container without one starts sooner.
+JUDGE = Machine(cores=4, gib=4, hours=1 / 6, containers=10)
+SCANNER = Machine(cores=4, gib=4, hours=1 / 2, containers=20)
+WEB = Machine(cores=1 / 2, gib=1, hours=1 / 6, containers=4)
+IDLE = 5 * 60  # seconds that a container of the hosted detector waits for the next call
 
 VOLUME = PurePosixPath("/mai")  # data sets, prepared sets and runs, in folders of these names
 DATA, PREPARED, RUNS = VOLUME / "data", VOLUME / "prepared", VOLUME / "runs"
+PLACES = ("data", "runs", "prepared")  # fields of a configuration that the Volume has its own of
 DEMO = "simulated-demo"  # name of the simulated data set, also where a folder here has it
 LIVE_SECONDS = float(os.environ.get("MAI_LIVE_SECONDS", "30"))  # until new weights are noticed
 OPEN_PAGE = os.environ.get("MAI_OPEN_PAGE", "") == "1"
@@ -58,7 +63,7 @@ carry_on = modal.Retries(initial_delay=0.0, max_retries=10)  # each attempt goes
 hub_settings = modal.Secret.from_dict({n: os.environ[n] for n in ("HF_TOKEN", "HF_ENDPOINT") if n in os.environ})
 
 
-@app.function(image=image, volumes=writable, cpu=4.0, timeout=30 * MINUTES)
+@app.function(image=image, volumes=writable, **DECODER.asked())
 def make_demo_data(scenes: int, seed: int) -> None:
     """Make the simulated data set on the Volume, unless it is there."""
     from mai_app.data.demo import make_demo  # noqa: PLC0415
@@ -67,7 +72,7 @@ def make_demo_data(scenes: int, seed: int) -> None:
     volume.commit()
 
 
-@app.function(image=image, volumes=writable, cpu=4.0, timeout=24 * HOURS, retries=carry_on, single_use_containers=True)
+@app.function(image=image, volumes=writable, retries=carry_on, single_use_containers=True, **DECODER.asked())
 def prepare_folder(data: str) -> dict[str, Any]:
     """Decode a folder of images on the Volume, where no GPU waits for it; returns the set's size."""
     from mai_app.data.prepare import prepare as prepare_here  # noqa: PLC0415
@@ -84,10 +89,9 @@ def prepare_folder(data: str) -> dict[str, Any]:
     image=image,
     volumes=writable,
     secrets=[hub_settings],
-    cpu=1.0,
-    timeout=24 * HOURS,
     retries=carry_on,
     single_use_containers=True,
+    **LEADER.asked(),
 )
 def prepare(settings: dict[str, Any]) -> dict[str, Any]:
     """Make a prepared set on the Volume, a container a remote file; returns its summary and what could not be had."""
@@ -112,15 +116,7 @@ def prepare(settings: dict[str, Any]) -> dict[str, Any]:
     return {"set": made.folder.name, "summary": summary(made), "missing": made.facts["missing"]}
 
 
-@app.function(
-    image=image,
-    volumes=writable,
-    secrets=[hub_settings],
-    cpu=2.0,
-    timeout=6 * HOURS,
-    retries=carry_on,
-    max_containers=UNITS,
-)
+@app.function(image=image, volumes=writable, secrets=[hub_settings], retries=carry_on, **FETCHER.asked())
 def prepare_unit(unit: Any, name: str, seed: int, retry_seconds: float) -> dict[str, Any] | None:
     """Fetch one remote file to this container's own disk and store its images; returns why not, or None."""
     from mai_app.config import Splitting  # noqa: PLC0415
@@ -137,17 +133,7 @@ def prepare_unit(unit: Any, name: str, seed: int, retry_seconds: float) -> dict[
     return None
 
 
-@app.function(
-    image=image,
-    volumes=writable,
-    gpu=GPU,
-    cpu=8.0,
-    memory=16 * 1024,
-    timeout=24 * HOURS,
-    retries=carry_on,
-    single_use_containers=True,
-    max_containers=TRAINERS,
-)
+@app.function(image=image, volumes=writable, retries=carry_on, single_use_containers=True, **TRAINER.asked())
 def train(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Train a run on the Volume's set of that name; returns the run's name and its last and best figures."""
     import torch  # noqa: PLC0415
@@ -166,7 +152,7 @@ def train(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {"run": folder.name, "last_epoch": last, "best_epoch": best_epoch(folder)}
 
 
-@app.function(image=image, volumes=writable, cpu=0.25, timeout=24 * HOURS, retries=carry_on)
+@app.function(image=image, volumes=writable, retries=carry_on, **LEADER.asked())
 def run_sweep(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Train the settings by the seeds, a container each; returns the results."""
     from mai_app.sweep import Result, failed, finished  # noqa: PLC0415
@@ -175,7 +161,7 @@ def run_sweep(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     config = SweepConfig(data=Path(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
 
     def train_all(configs: list[TrainConfig]) -> Iterator[Result]:
-        calls = [(data, _settings(one)) for one in configs]
+        calls = [(data, settings_of(one, *PLACES)) for one in configs]
         answers = train.starmap(calls, return_exceptions=True)
         for one, figures in zip(configs, answers, strict=True):
             if isinstance(figures, Exception):
@@ -193,7 +179,7 @@ def run_sweep(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {"results": [dataclasses.asdict(result) for result in results]}
 
 
-@app.function(image=image, volumes=writable, gpu=GPU, cpu=8.0, memory=16 * 1024, timeout=4 * HOURS)
+@app.function(image=image, volumes=writable, **EVALUATOR.asked())
 def evaluate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Measure a run of the Volume on a data set of the Volume; returns the report."""
     from mai_app.evaluation.evaluate import evaluate as evaluate_here  # noqa: PLC0415
@@ -208,17 +194,7 @@ def evaluate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
-# No GPU: beside decoding, so small a network costs little, and a container without one starts sooner.
-@app.cls(
-    image=image,
-    volumes=readable,
-    cpu=4.0,
-    memory=4 * 1024,
-    timeout=10 * MINUTES,
-    scaledown_window=5 * MINUTES,
-    max_containers=JUDGES,
-    enable_memory_snapshot=True,
-)
+@app.cls(image=image, volumes=readable, scaledown_window=IDLE, enable_memory_snapshot=True, **JUDGE.asked())
 class Judge:
     """The hosted detector: one file a call; calls that come together are judged together."""
 
@@ -243,13 +219,13 @@ class Judge:
             return [refusal(error)] * len(files)
 
 
-@app.function(image=image, cpu=0.25, timeout=30 * MINUTES, max_containers=JUDGES)
+@app.function(image=image, **WEB.asked())
 def predict(files: list[tuple[str, bytes] | ImageError], model: str = "") -> list[dict[str, Any]]:
     """Judge files, given as names and bytes, with a run of the Volume (default: the one trained last), in order."""
     return list(_judge(model).map(files))
 
 
-@app.function(image=image, cpu=0.5, timeout=10 * MINUTES, scaledown_window=5 * MINUTES, max_containers=4)
+@app.function(image=image, scaledown_window=IDLE, **WEB.asked())
 @modal.concurrent(max_inputs=32)
 @modal.asgi_app(requires_proxy_auth=True)
 def api() -> Any:
@@ -259,7 +235,7 @@ def api() -> Any:
 
 if OPEN_PAGE:
 
-    @app.function(image=image, cpu=0.5, timeout=10 * MINUTES, scaledown_window=5 * MINUTES, max_containers=2)
+    @app.function(image=image, scaledown_window=IDLE, **WEB.asked())
     @modal.concurrent(max_inputs=32)
     @modal.asgi_app()
     def page() -> Any:
@@ -267,9 +243,7 @@ if OPEN_PAGE:
         return _web(open_page=True)
 
 
-@app.cls(
-    image=image, volumes=readable, cpu=4.0, memory=4 * 1024, timeout=30 * MINUTES, retries=3, max_containers=SCANNERS
-)
+@app.cls(image=image, volumes=readable, retries=3, **SCANNER.asked())
 class Scanner:
     """Judges the chunks of a scan."""
 
@@ -292,7 +266,7 @@ class Scanner:
         return [row | {"path": row["path"].removeprefix(f"{DATA}/")} for row in rows]
 
 
-@app.function(image=image, volumes=readable, cpu=0.5, timeout=1 * HOURS)
+@app.function(image=image, volumes=readable, **LEADER.asked())
 def list_images(path: str) -> Iterator[list[Any]]:
     """Names of the images in a folder or list below data/ on the Volume, a thousand at a time."""
     from itertools import islice  # noqa: PLC0415
@@ -337,9 +311,9 @@ def _on_volume(name: str) -> Path:
     return Path(PREPARED / name) if is_prepared(Path(PREPARED / name)) else Path(DATA / name)
 
 
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    places = ("data", "runs", "prepared")
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in places}
+def settings_of(config: Any, *not_there: str) -> dict[str, Any]:
+    """A configuration as a plain dict, without the fields that mean something on the caller's machine only."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in not_there}
 
 
 def refusal(error: MaiError) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """The caller's side of MAI on Modal: brings what is needed there, says what is hired, and shows what comes back."""
 
 import contextlib
-import dataclasses
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -12,6 +11,7 @@ import modal
 from modal.exception import AuthError, NotFoundError
 
 import modal_app
+from mai_app.atomic import write_bytes
 from mai_app.cli import (
     Config,
     chosen_format,
@@ -34,16 +34,14 @@ from mai_app.config import (
 )
 from mai_app.costs import hire
 from mai_app.data.folders import find_images
-from mai_app.data.images import read_file
 from mai_app.data.sources import SOURCES
 from mai_app.errors import ImageError, MaiError
 from mai_app.prediction import Prediction
 from mai_app.progress import say
-from mai_app.scan import list_files
+from mai_app.scan import list_files, read_item
 from mai_app.scan import scan as scan_here
-from modal_app import DEMO, GPU, answer, volume
-
-Item = tuple[str, bytes] | ImageError
+from mai_app.sweep import Result, plan
+from modal_app import DEMO, PLACES, answer, settings_of, volume
 
 
 def run_there(config: Config, detach: bool = False, hosted: bool = False) -> int:
@@ -104,14 +102,13 @@ def dispatch(config: Config, stream: IO[str] | None = None) -> int:
     if isinstance(config, TrainConfig):
         return _train(config, stream)
     if isinstance(config, SweepConfig):
-        say(hire("sweep", tuple(GPU), 8, 16, modal_app.TRAINERS, 24))
-        settings = _settings(config, "data", "runs", "prepared")
+        say(hire("sweep", modal_app.TRAINER, containers=len(plan(config))))
+        settings = settings_of(config, *PLACES)
         result = answer(modal_app.run_sweep.remote(_prepared_on_volume(config.data), settings))
-        return show_sweep(_results(result["results"]), config, stream)
+        return show_sweep([Result(**row) for row in result["results"]], config, stream)
     if isinstance(config, EvaluateConfig):
         return _evaluate(config, stream)
     if isinstance(config, PredictConfig):
-        say(hire("predict", (), 4, 4, modal_app.JUDGES, 1 / 6))
         return _predict(config, stream, modal_app.Judge(model=config.model).judge)  # type: ignore[call-arg]
     if isinstance(config, ScanConfig):
         return _scan(config, stream)
@@ -123,17 +120,17 @@ def _prepare(config: PrepareConfig, stream: IO[str] | None) -> int:
     rows = {name for source in SOURCES for name in (source.name, source.repository)}
     if config.list or any(Path(name).is_dir() for name in config.source if name not in rows):
         raise MaiError("--list and folders are for this machine; bring a folder there by training on it")
-    say(hire("prepare", (), 2, 2, modal_app.UNITS, 6))
-    result = answer(modal_app.prepare.remote(_settings(config, "prepared")))
+    say(hire("prepare", modal_app.FETCHER))
+    result = answer(modal_app.prepare.remote(settings_of(config, "prepared")))
     print(f"{result['summary']}\nNext: train --data {result['set']}, on Modal", file=stream)
     return 1 if result["missing"] else 0
 
 
 def _train(config: TrainConfig, stream: IO[str] | None) -> int:
-    say(hire("train", tuple(GPU), 8, 16, 1, 24))
+    say(hire("train", modal_app.TRAINER, containers=1))
     data = _prepared_on_volume(config.data)
     say("training starts; with --detach it goes on when this machine sleeps")
-    result = answer(modal_app.train.remote(data, _settings(config, "data", "runs", "prepared")))
+    result = answer(modal_app.train.remote(data, settings_of(config, *PLACES)))
     figures = result["last_epoch"]
     loss = f"val loss {figures['val_loss']:.4f}"
     print(f"done: run {result['run']} on the Volume, epoch {figures['epoch']}, {loss}", file=stream)
@@ -141,21 +138,24 @@ def _train(config: TrainConfig, stream: IO[str] | None) -> int:
 
 
 def _evaluate(config: EvaluateConfig, stream: IO[str] | None) -> int:
-    say(hire("evaluate", tuple(GPU), 8, 16, 1, 4))
-    settings = _settings(config, "data", "runs", "prepared", "out")
+    say(hire("evaluate", modal_app.EVALUATOR))
+    settings = settings_of(config, *PLACES, "out")
     report = answer(modal_app.evaluate.remote(_data_on_volume(config.data), settings))
     there = PurePosixPath(report["folder"]).relative_to(modal_app.VOLUME)
     here = config.out or config.runs / there.relative_to("runs")
-    here.mkdir(parents=True, exist_ok=True)
     for name in ("report.json", "report.html"):
-        (here / name).write_bytes(b"".join(volume.read_file(str(there / name))))
+        write_bytes(here / name, b"".join(volume.read_file(str(there / name))))
     show_report(report | {"folder": str(here)}, stream)
     return 0
 
 
 def _predict(config: PredictConfig, stream: IO[str] | None, judge: Any) -> int:
+    say(hire("predict", modal_app.JUDGE))
+    # What can't be read here goes along as the error to report.
+    files = (f if isinstance(f, ImageError) else read_item(str(f)) for f in find_images(paths_to_judge(config)))
+
     def rows() -> Iterator[Prediction]:
-        for row in _mapped(judge, _items(find_images(paths_to_judge(config)))):
+        for row in _mapped(judge, files):
             yield Prediction(**row)
 
     return show_predictions(rows(), chosen_format(config), stream)
@@ -178,20 +178,8 @@ def _mapped(function: Any, inputs: Iterator[Any], **how: Any) -> Iterator[Any]:
         answer(refused[0])
 
 
-def _items(paths: Iterable[Path | str | ImageError]) -> Iterator[Item]:
-    """Names with bytes; what can't be read here goes along as the error to report."""
-    for path in paths:
-        if isinstance(path, ImageError):
-            yield path
-            continue
-        try:
-            yield str(path), read_file(Path(path))
-        except ImageError as error:
-            yield error
-
-
 def _scan(config: ScanConfig, stream: IO[str] | None) -> int:
-    say(hire("scan", (), 4, 4, modal_app.SCANNERS, 0.5))
+    say(hire("scan", modal_app.SCANNER))
     judge = modal_app.Scanner(model=config.model).judge  # type: ignore[call-arg]
 
     def judged(chunks: Iterator[Any]) -> Iterator[list[dict[str, Any]] | Exception]:
@@ -205,18 +193,9 @@ def _scan(config: ScanConfig, stream: IO[str] | None) -> int:
     return show_scan(counts, config.out, stream)
 
 
-def _results(rows: list[dict[str, Any]]) -> list[Any]:
-    from mai_app.sweep import Result  # noqa: PLC0415
-
-    return [Result(**row) for row in rows]
-
-
-def _settings(config: Config, *not_there: str) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in not_there}
-
-
 def _prepared_on_volume(data: Path) -> str:
     """Name of a data set on the Volume whose images are decoded: a GPU need not wait for that."""
+    say(hire("decoding", modal_app.DECODER))
     name = _data_on_volume(data)
     answer(modal_app.prepare_folder.remote(name))
     return name

@@ -48,14 +48,22 @@ def locked(folder: Path, wait: bool) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("wb") as stream:
-        if fcntl:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                raise
-            except OSError:
-                pass  # a network file system without locks: then nothing keeps two processes apart
+        lock(stream, wait)
         yield
+
+
+def lock(stream: IO[bytes], wait: bool) -> None:
+    """Hold an open file for this process until it is closed.
+
+    Raises BlockingIOError where another process holds it and `wait` is False.
+    """
+    if fcntl:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # a network file system without locks: then nothing keeps two processes apart
 
 
 def sync_folder(folder: Path) -> None:

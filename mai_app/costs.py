@@ -1,6 +1,7 @@
 """What Modal's machines cost: list prices, the one formula, and the table of the README (`python -m mai_app.costs`)."""
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 PRICES_OF: Final = "June 2026"
 GPU_SECOND: Final = {
@@ -31,19 +32,44 @@ def per_second(gpu: str, cores: float, gib: float) -> float | None:
     return (GPU_SECOND[name] * int(count or 1) if name else 0.0) + cores * CORE_SECOND + gib * GIB_SECOND
 
 
-def hire(what: str, gpus: tuple[str, ...], cores: float, gib: float, containers: int, hours: float) -> str:
-    """One line: the machine, how many at most, the time limit, and the price of an hour of one."""
-    choices = gpus or ("",)
-    machine = (f"{' or '.join(gpus)}, " if gpus else "no GPU, ") + f"{cores:g} cores, {gib:g} GiB"
-    prices = [price * 3600 for gpu in choices if (price := per_second(gpu, cores, gib)) is not None]
+@dataclass(frozen=True)
+class Machine:
+    """What a function on Modal runs on: what is asked for there, and what people are told."""
+
+    cores: float
+    gib: int
+    hours: float
+    """Time limit of an attempt."""
+    containers: int = 1
+    """So many at a time at most."""
+    gpus: tuple[str, ...] = ()
+    """The first of these that is free; none: no GPU."""
+
+    def asked(self) -> dict[str, Any]:
+        """The same as arguments of Modal's decorators."""
+        return {
+            "cpu": float(self.cores),
+            "memory": self.gib * 1024,
+            "timeout": round(self.hours * 3600),
+            "max_containers": self.containers,
+            "gpu": list(self.gpus) or None,
+        }
+
+
+def hire(what: str, machine: Machine, containers: int | None = None) -> str:
+    """One line: the machine, how many at most (default: as many as it allows), the time limit, the price of an hour."""
+    choices = machine.gpus or ("",)
+    size = f"{' or '.join(machine.gpus) or 'no GPU'}, {machine.cores:g} cores, {machine.gib} GiB"
+    prices = [p * 3600 for gpu in choices if (p := per_second(gpu, machine.cores, machine.gib)) is not None]
     if len(prices) < len(choices):
         dollars = "price not known here, see modal.com/pricing"
     else:
         low, high = f"{min(prices):.2f}", f"{max(prices):.2f}"
         dollars = f"${low if low == high else f'{low}–{high}'} an hour each (list price, {PRICES_OF})"
-    limit = f"{hours:g} h" if hours >= 1 else f"{hours * 60:g} min"
-    most = "1 container" if containers == 1 else f"at most {containers} containers"
-    return f"{what}: hires {most} ({machine}), {limit} at most an attempt; {dollars}"
+    limit = f"{machine.hours:g} h" if machine.hours >= 1 else f"{machine.hours * 60:g} min"
+    count = min(containers or machine.containers, machine.containers)
+    most = "1 container" if count == 1 else f"at most {count} containers"
+    return f"{what}: hires {most} ({size}), {limit} at most an attempt; {dollars}"
 
 
 def table() -> str:

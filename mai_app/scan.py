@@ -10,18 +10,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any, Final
 
-from tqdm import tqdm
-
+from mai_app.atomic import lock
 from mai_app.config import ScanConfig
 from mai_app.data.folders import find_images
 from mai_app.data.images import read_file
 from mai_app.errors import DataError, ImageError, RunError
 from mai_app.prediction import Prediction
-
-try:
-    import fcntl
-except ImportError:  # Windows: no locks there
-    fcntl = None  # type: ignore[assignment]
+from mai_app.progress import bar
 
 Chunk = list[str | tuple[str, bytes] | ImageError]
 """Files judged in one go: paths, or names with the files' bytes; an ImageError becomes the row that reports it."""
@@ -102,7 +97,7 @@ def chunks(
         if name in done or name in seen:
             continue
         seen.add(name)
-        item = _read(name) if read and isinstance(file, str) else file if isinstance(file, ImageError) else name
+        item = read_item(name) if read and isinstance(file, str) else file if isinstance(file, ImageError) else name
         size = len(item[1]) if isinstance(item, tuple) else 0
         if chunk and held + size > CHUNK_BYTES:
             yield chunk
@@ -137,11 +132,11 @@ def scan(config: ScanConfig, judge: Judge, files: Callable[[], Iterable[str | Im
                     waiting[_name(item)] = item if isinstance(item, ImageError) else _name(item)
                 yield chunk
 
-        with tqdm(desc="scan", unit=" files", initial=len(rows.done), leave=False, disable=None) as bar:
+        with bar(desc="scan", unit=" files", initial=len(rows.done), leave=False) as shown:
             stream_of_chunks = handed_out()
             for answer in judge(stream_of_chunks):
                 if not isinstance(answer, Exception):
-                    bar.update(rows.write(answer, waiting))
+                    shown.update(rows.write(answer, waiting))
             for _ in stream_of_chunks:  # what a judge that ended early never asked for
                 pass
             for name, file in list(waiting.items()):
@@ -151,9 +146,9 @@ def scan(config: ScanConfig, judge: Judge, files: Callable[[], Iterable[str | Im
                         if isinstance(answer, Exception):
                             reason = str(answer).strip() or type(answer).__name__
                         else:
-                            bar.update(rows.write(answer, waiting))
+                            shown.update(rows.write(answer, waiting))
                 if name in waiting:
-                    bar.update(rows.write([rows.failure(name, f"could not be judged: {reason}")], waiting))
+                    shown.update(rows.write([rows.failure(name, f"could not be judged: {reason}")], waiting))
         return rows.counts()
 
 
@@ -230,13 +225,10 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise RunError(f"{path}: can't be written ({error.strerror}); choose another --out") from None
     with stream:
-        if fcntl:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(f"{path}: another scan writes it at this moment; choose another --out") from None
-            except OSError:
-                pass  # a network file system without locks: then nothing keeps two scans apart
+        try:
+            lock(stream, wait=False)
+        except BlockingIOError:
+            raise RunError(f"{path}: another scan writes it at this moment; choose another --out") from None
         yield stream
 
 
@@ -246,7 +238,8 @@ def _name(item: str | tuple[str, bytes] | ImageError) -> str:
     return item[0] if isinstance(item, tuple) else str(Path(item))
 
 
-def _read(name: str) -> tuple[str, bytes] | ImageError:
+def read_item(name: str) -> tuple[str, bytes] | ImageError:
+    """A file's name with its bytes, or the error that its row will report."""
     try:
         return name, read_file(Path(name))
     except ImageError as error:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mai_app.costs import CORE_SECOND, GIB_SECOND, GPU_SECOND, hire, per_second, table
+from mai_app.costs import CORE_SECOND, GIB_SECOND, GPU_SECOND, Machine, hire, per_second, table
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -18,11 +18,19 @@ def test_the_price_of_a_container_is_that_of_its_parts() -> None:
 
 
 def test_a_command_says_what_it_hires() -> None:
-    line = hire("train", ("L4", "A10"), 8, 16, 1, 24)
+    trainer = Machine(cores=8, gib=16, hours=24, containers=8, gpus=("L4", "A10"))
+    line = hire("train", trainer, containers=1)
     assert line.startswith("train: hires 1 container (L4 or A10, 8 cores, 16 GiB), 24 h at most an attempt; $")
     assert "–" in line
-    assert "at most 10 containers (no GPU, 4 cores, 4 GiB), 10 min" in hire("predict", (), 4, 4, 10, 1 / 6)
-    assert "price not known here" in hire("train", ("X9",), 8, 16, 1, 24)
+    assert "at most 8 containers" in hire("sweep", trainer, containers=30)
+    small = Machine(cores=4, gib=4, hours=1 / 6, containers=10)
+    assert "at most 10 containers (no GPU, 4 cores, 4 GiB), 10 min" in hire("predict", small)
+    assert "price not known here" in hire("train", Machine(8, 16, 24, gpus=("X9",)))
+
+
+def test_what_is_asked_for_is_what_is_told() -> None:
+    asked = Machine(cores=2, gib=3, hours=0.5, containers=7, gpus=("T4",)).asked()
+    assert asked == {"cpu": 2.0, "memory": 3072, "timeout": 1800, "max_containers": 7, "gpu": ["T4"]}
 
 
 def test_the_readme_shows_the_table_as_it_is_computed() -> None:

@@ -103,6 +103,25 @@ def test_another_gpu_and_a_caller_without_torch(volume: Path, tmp_path: Path) ->
     assert next(one["gpu"] for one in summary(tmp_path)["functions"] if one["tag"] == "train") == "H100:2"
 
 
+def test_a_detached_training_goes_on_without_its_caller(volume: Path, tmp_path: Path) -> None:
+    copytree(volume / "state", tmp_path / "state")
+    for run in (tmp_path / "state").rglob("runs/r"):
+        for path in run.iterdir():
+            path.unlink()
+    said = tmp_path / "said"
+    script = f"""
+        {TRAIN} --data tiny --detach 2> {said} & client=$!
+        for i in $(seq 600); do grep -q 'training starts' {said} && break; sleep 0.1; done
+        sleep 1; kill -9 $client; wait $client
+        for i in $(seq 120); do
+            [ "$(modal volume get mai runs/r/metrics.jsonl - 2> /dev/null | wc -l)" = 6 ] && break; sleep 1
+        done
+    """
+    on_modal(script, tmp_path)
+    assert "epoch 1" not in said.read_text()  # the caller went before anything had been trained
+    assert weights(tmp_path) == weights(volume)
+
+
 def test_modal_run_with_no_arguments_trains_on_the_volume(tmp_path: Path) -> None:
     done = on_modal(
         "modal run modal_app.py --epochs 1 && modal volume ls mai runs/simulated-demo-baseline-resize", tmp_path

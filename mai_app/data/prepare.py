@@ -155,8 +155,11 @@ def _make(
             say(f"left out: {error}")
             failed[source if error.whole else name] = str(error)
 
+        def source_of(unit: Unit) -> str:
+            return unit.source.name if isinstance(unit, RemoteUnit) else ""
+
         def work(unit: Unit) -> None:
-            source = unit.source.name if isinstance(unit, RemoteUnit) else ""
+            source = source_of(unit)
             count = 0
 
             def counted() -> None:
@@ -178,9 +181,10 @@ def _make(
                 except SourceError as error:
                     fail(name, name, error)
             if spread:
-                for unit, reason in spread(todo):
-                    if reason and isinstance(unit, RemoteUnit):
-                        fail(unit.name, unit.source.name, reason)
+                # A source whose table can't be had is left: what the table marks could not be left out.
+                for unit, reason in spread([u for u in todo if source_of(u) not in failed]):
+                    if reason:
+                        fail(unit.name, source_of(unit), reason)
                     stored.update(unit.images)
                     if stopped():
                         raise KeyboardInterrupt

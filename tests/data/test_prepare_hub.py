@@ -25,11 +25,11 @@ from huggingface_hub import constants
 from PIL import Image
 
 from mai_app.cli import main
-from mai_app.config import PrepareConfig
+from mai_app.config import PrepareConfig, Splitting
 from mai_app.data.hub import TRIES, Patience
 from mai_app.data.images import decode
-from mai_app.data.plan import make_plan
-from mai_app.data.prepare import prepare_sources
+from mai_app.data.plan import Unit, make_plan
+from mai_app.data.prepare import Spread, prepare_sources, prepare_unit
 from mai_app.data.prepared import PreparedSet, open_prepared
 from mai_app.data.sources import SOURCES
 from mai_app.data.summary import summary
@@ -609,6 +609,37 @@ def test_a_source_whose_table_of_flags_is_damaged_is_not_taken(own: Hub, tmp_pat
     assert "metadata.parquet: not a table" in prepared.facts["missing"]["diffusiondb"]
 
 
+def elsewhere(folder: Path, downloads: Path) -> Spread:
+    """Makes units as other machines would: last first, knowing nothing but the unit and the folder."""
+
+    def spread(units: list[Unit]) -> Iterator[tuple[Unit, SourceError | None]]:
+        for unit in reversed(units):
+            try:
+                prepare_unit(unit, folder / "s", downloads, Splitting(seed=0), Patience(0))
+                yield unit, None
+            except SourceError as error:
+                yield unit, error
+
+    return spread
+
+
+def test_units_made_elsewhere_make_the_same_set(six: Six, hub: Hub, tmp_path: Path) -> None:
+    names = ("posters", "diffusiondb")
+    config = PrepareConfig(source=names, name="s", prepared=tmp_path)
+    made = prepare_sources(config, Patience(0), elsewhere(tmp_path, tmp_path / "own disk"))
+    assert contents(made.folder) == undisturbed(six, *names)
+    assert not list((tmp_path / "own disk").iterdir())
+
+
+def test_elsewhere_too_a_source_without_its_flags_is_not_taken(own: Hub, tmp_path: Path) -> None:
+    add_six(own, images=4)
+    own.add(DIFFUSIONDB, "metadata.parquet", b"no table")
+    config = PrepareConfig(source=("diffusiondb", "posters"), name="s", prepared=tmp_path)
+    made = prepare_sources(config, Patience(0), elsewhere(tmp_path, tmp_path / "own disk"))
+    assert set(made.sources) == {"posters"}
+    assert "metadata.parquet: not a table" in made.facts["missing"]["diffusiondb"]
+
+
 def test_a_private_data_set_takes_the_token_and_tells_nobody(own: Hub, tmp_path: Path) -> None:
     own.add(OWN, "a.zip", archive(4))
     own.private.add(OWN)
@@ -686,7 +717,7 @@ def test_a_bomb_takes_no_memory(own: Hub, tmp_path: Path) -> None:
 PEAK = """
 import resource, sys
 from pathlib import Path
-from mai_app.config import PrepareConfig
+from mai_app.config import PrepareConfig, Splitting
 from mai_app.data.prepare import prepare_sources
 prepare_sources(PrepareConfig(source=(sys.argv[1],), label=("authentic",), name=sys.argv[1].replace("/", "-")))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -763,7 +794,7 @@ import os, sys, time
 import datasets, huggingface_hub
 from pathlib import Path
 import mai_app.data.units as units
-from mai_app.config import PrepareConfig
+from mai_app.config import PrepareConfig, Splitting
 from mai_app.data.prepare import prepare_sources
 
 decode = units.decode
