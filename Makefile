@@ -12,7 +12,7 @@ demo: .venv/ready ## The whole way on simulated images: make, train, evaluate, p
 	$(BIN)/mai demo
 
 test: .venv/ready ## Run the tests
-	$(BIN)/python -m pytest -m "not shared"
+	$(BIN)/python -m pytest -m "not shared" -n 2 --dist worksteal
 
 lint: .venv/ready ## Check style and types
 	$(BIN)/ruff check .

@@ -198,7 +198,7 @@ def evaluate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
 class Judge:
     """The hosted detector: one file a call; calls that come together are judged together."""
 
-    model: str = modal.parameter(default="")  # a run of the Volume; "": the one trained last
+    model: str = modal.parameter(default="")  # a run of the Volume; "": the one trained last, else MAI's own
 
     @modal.enter(snap=True)
     def build(self) -> None:
@@ -221,7 +221,7 @@ class Judge:
 
 @app.function(image=image, **WEB.asked())
 def predict(files: list[tuple[str, bytes] | ImageError], model: str = "") -> list[dict[str, Any]]:
-    """Judge files, given as names and bytes, with a run of the Volume (default: the one trained last), in order."""
+    """Judge files, given as names and bytes, with a run of the Volume (default: the last, else MAI's own), in order."""
     return list(_judge(model).map(files))
 
 

@@ -12,17 +12,7 @@ from modal.exception import AuthError, NotFoundError
 
 import modal_app
 from mai_app.atomic import write_bytes
-from mai_app.cli import (
-    Config,
-    chosen_format,
-    parse,
-    paths_to_judge,
-    run,
-    show_predictions,
-    show_report,
-    show_scan,
-    show_sweep,
-)
+from mai_app.cli import Config, parse, paths_to_judge, run
 from mai_app.config import (
     DemoConfig,
     EvaluateConfig,
@@ -40,6 +30,7 @@ from mai_app.prediction import Prediction
 from mai_app.progress import say
 from mai_app.scan import list_files, read_item
 from mai_app.scan import scan as scan_here
+from mai_app.showing import chosen_format, show_predictions, show_report, show_scan, show_sweep
 from mai_app.sweep import Result, plan
 from modal_app import DEMO, PLACES, answer, settings_of, volume
 
@@ -84,7 +75,7 @@ def sweep_there(data: str, vary: str, seeds: int, name: str, detach: bool) -> in
 
 
 def hosted_judge(model: str = "") -> Any:
-    """The judge of the deployed app, for a run of its Volume (default: the one trained last).
+    """The judge of the deployed app, for a run of its Volume (default: the one trained last, else MAI's own).
 
     `hosted_judge().remote((name, data))` gives a row, `.map(pairs)` rows in order: fields of Prediction, or
     "mai_error". Raises MaiError where nothing is deployed.

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -12,14 +12,32 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from mai_app import shipped
 from mai_app.atomic import write_bytes
-from mai_app.config import IMAGE_SIZE, InputMode, Preprocessing, Verdict
+from mai_app.config import IMAGE_SIZE, SHIPPED, InputMode, Preprocessing, Verdict
 from mai_app.errors import CheckpointError
 from mai_app.model import MODELS
 
-FORMAT_VERSION: Final = 1
-BEST: Final = "best.safetensors"
+FORMAT_VERSION: Final = 2
+"""2 added what a calibration says of the tiers; files of 1 are read."""
+BEST: Final = shipped.BEST
 """Name of the checkpoint in a run's folder that is meant for use."""
+
+
+@dataclass(frozen=True)
+class TierRates:
+    """What a calibration comes to in one tier, on the images that it was fitted on."""
+
+    images: int
+    """Images judged, of both classes."""
+    fpr: float
+    """Share of the authentic images called synthetic at the threshold."""
+    tpr: float
+    """Share of the synthetic images called synthetic at the threshold."""
+    unsure: float
+    """Share of the images whose verdict is unsure."""
+    right: float | None
+    """Share of the verdicts given that are right, the classes counting alike; None where none is given."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +56,10 @@ class Calibration:
     """Authentic images it was fitted on."""
     synthetic_images: int
     """Synthetic images it was fitted on."""
+    data: str = ""
+    """Name of the data set on whose val part it was fitted; empty: the one trained on, in training."""
+    tiers: Mapping[str, TierRates] = field(default_factory=dict)
+    """By tier, what it comes to; empty: fitted in training, on windows of undamaged images alone."""
 
     def verdict(self, p_synthetic: float) -> Verdict:
         """authentic, unsure or synthetic."""
@@ -76,10 +98,12 @@ class Checkpoint:
     network: nn.Module
     info: CheckpointInfo
     sha256: str
+    weights_sha256: str
+    """SHA-256 of the weights alone, with the network's name: another calibration does not change it."""
 
     @property
     def version(self) -> str:
-        """Names these weights: the first 12 digits of the file's SHA-256."""
+        """Names weights and calibration: the first 12 digits of the file's SHA-256."""
         return self.sha256[:12]
 
 
@@ -117,28 +141,37 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise CheckpointError(f"{path}: holds weights that are not finite numbers; train it anew")
     network.eval()
-    return Checkpoint(path, network, info, hashlib.sha256(data).hexdigest())
+    weights = hashlib.sha256(info.model.encode() + data[8 + int.from_bytes(data[:8], "little") :])
+    return Checkpoint(path, network, info, hashlib.sha256(data).hexdigest(), weights.hexdigest())
 
 
 def find_checkpoint(name: str, runs: Path) -> Path:
-    """The checkpoint that a user means: a file, a run's folder, a run's name, or, for "", the run trained last.
+    """The checkpoint that a user means: a file, a run's folder, or else the name of a run or of a shipped model.
+
+    For "" it is the run trained last, or, where there is none, the shipped model that config.SHIPPED names.
 
     Raises CheckpointError that lists what there is.
     """
-    there = {path.parent.name: path for path in sorted(runs.glob(f"*/{BEST}"), key=lambda p: p.stat().st_mtime)}
+    there, come_with = shipped.trained_runs(runs), shipped.shipped_models()
     if not name:
         if there:
             return list(there.values())[-1]
-        raise CheckpointError(f"no trained model in {runs}/; train one with `mai train`, or name a file with --model")
-    candidates = [Path(name), Path(name) / BEST]
-    if name in there:
-        candidates.append(there[name])
+        if SHIPPED in come_with:
+            return come_with[SHIPPED]
+        raise CheckpointError(
+            f"no trained model in {runs}/; train one with `mai train`, or name a file with --model; "
+            f"shipped models = {list(come_with)}"
+        )
+    named = [models[name] for models in (there, come_with) if name in models]
+    candidates = [Path(name), Path(name) / BEST, *named]
     try:
         return next(path for path in candidates if path.is_file())
     except OSError as error:  # a name too long, or in a closed folder
         raise CheckpointError(f"model {name!r} can't be read ({error.strerror})") from None
     except StopIteration:
-        raise CheckpointError(f"model {name!r} not found; available runs in {runs}/ = {list(there)}") from None
+        raise CheckpointError(
+            f"model {name!r} not found; available runs in {runs}/ = {list(there)}, shipped models = {list(come_with)}"
+        ) from None
 
 
 def _read_info(path: Path, document: str) -> CheckpointInfo:
@@ -151,7 +184,9 @@ def _read_info(path: Path, document: str) -> CheckpointInfo:
                 f"{FORMAT_VERSION}); update MAI"
             )
         facts["preprocessing"] = Preprocessing(**facts["preprocessing"])
-        facts["calibration"] = Calibration(**facts["calibration"])
+        fit = facts["calibration"]
+        rates = {tier: TierRates(**values) for tier, values in fit.pop("tiers", {}).items()}  # none in format 1
+        facts["calibration"] = Calibration(**fit, tiers=rates)
         info = CheckpointInfo(**{f.name: facts[f.name] for f in fields(CheckpointInfo)})
         _check(info)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -169,3 +204,7 @@ def _check(info: CheckpointInfo) -> None:
     fit = info.calibration
     if not (fit.temperature > 0 and 0 <= fit.unsure_low <= fit.threshold <= fit.unsure_high <= 1):
         raise ValueError(str(fit))
+    for tier, rates in fit.tiers.items():
+        shares = [rates.fpr, rates.tpr, rates.unsure, *([] if rates.right is None else [rates.right])]
+        if not all(0 <= share <= 1 for share in shares):
+            raise ValueError(f"{tier}: {rates}")

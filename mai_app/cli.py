@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import tyro
 
@@ -14,38 +14,56 @@ from mai_app import __version__
 from mai_app.config import (
     TEST_IMAGES,
     AuditConfig,
+    CalibrateConfig,
+    CardConfig,
     DemoConfig,
     EvaluateConfig,
+    ModelsConfig,
     PredictConfig,
     PrepareConfig,
     ScanConfig,
     SweepConfig,
     TrainConfig,
+    TwinsConfig,
 )
 from mai_app.errors import MaiError
-from mai_app.prediction import Format, Prediction, write_rows
+from mai_app.showing import chosen_format, show_predictions, show_report, show_scan, show_sweep
 
 if TYPE_CHECKING:
-    from mai_app.scan import Chunk, ScanCounts
-    from mai_app.sweep import Result
+    from mai_app.scan import Chunk
 
 Config = (
-    PrepareConfig | AuditConfig | TrainConfig | SweepConfig | EvaluateConfig | PredictConfig | ScanConfig | DemoConfig
+    PrepareConfig
+    | AuditConfig
+    | TwinsConfig
+    | TrainConfig
+    | SweepConfig
+    | CalibrateConfig
+    | EvaluateConfig
+    | PredictConfig
+    | ScanConfig
+    | ModelsConfig
+    | CardConfig
+    | DemoConfig
 )
 
 DESCRIPTION: Final = (
     "MAI, the Multilayer Authenticity Identifier: tells synthetic (AI-made) images from authentic ones. "
-    "Scores run from 0 (authentic) to 1 (synthetic); no score is a proof."
+    "Scores run from 0.01 (authentic) to 0.99 (synthetic); no score is a proof."
 )
 
 _Command = (
     Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]
     | Annotated[AuditConfig, tyro.conf.subcommand("audit")]
+    | Annotated[TwinsConfig, tyro.conf.subcommand("twins")]
     | Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[SweepConfig, tyro.conf.subcommand("sweep")]
+    | Annotated[CalibrateConfig, tyro.conf.subcommand("calibrate")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
     | Annotated[PredictConfig, tyro.conf.subcommand("predict")]
     | Annotated[ScanConfig, tyro.conf.subcommand("scan")]
+    | Annotated[ModelsConfig, tyro.conf.subcommand("models")]
+    | Annotated[CardConfig, tyro.conf.subcommand("card")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
@@ -97,11 +115,15 @@ def run_here(config: Config) -> int:
     work: dict[type, Callable[[Any], int]] = {
         PrepareConfig: _prepare,
         AuditConfig: _audit,
+        TwinsConfig: _twins,
         TrainConfig: _train,
         SweepConfig: _sweep,
+        CalibrateConfig: _calibrate,
         EvaluateConfig: _evaluate,
         PredictConfig: _predict,
         ScanConfig: _scan,
+        ModelsConfig: _models,
+        CardConfig: _card,
         DemoConfig: _demo,
     }
     return work[type(config)](config)
@@ -141,6 +163,13 @@ def _audit(config: AuditConfig) -> int:
     return 0
 
 
+def _twins(config: TwinsConfig) -> int:
+    from mai_app.twins import make_twins, summary  # noqa: PLC0415
+
+    print(summary(make_twins(config), config))
+    return 0
+
+
 def _train(config: TrainConfig) -> int:
     from mai_app.train import train  # noqa: PLC0415
 
@@ -156,6 +185,14 @@ def _sweep(config: SweepConfig) -> int:
     from mai_app.train import train  # noqa: PLC0415
 
     return show_sweep(sweep(config, lambda runs: one_by_one(runs, train)), config)
+
+
+def _calibrate(config: CalibrateConfig) -> int:
+    from mai_app.evaluation.recalibrate import recalibrate, text_table  # noqa: PLC0415
+
+    path, calibration = recalibrate(config)
+    print(f"{text_table(calibration)}\n\ncalibrated: {path}. Next: mai evaluate --data {config.data} --model {path}")
+    return 0
 
 
 def _evaluate(config: EvaluateConfig) -> int:
@@ -193,6 +230,21 @@ def _scan(config: ScanConfig) -> int:
     return show_scan(scan(config, judge, lambda: list_files(config.path), read=False), config.out)
 
 
+def _models(config: ModelsConfig) -> int:
+    from mai_app.listing import list_models, table  # noqa: PLC0415
+
+    models = list_models(config.runs)
+    print(json.dumps([asdict(model) for model in models], indent=2) if config.json else table(models, config.runs))
+    return 0
+
+
+def _card(config: CardConfig) -> int:
+    from mai_app.card import write_card  # noqa: PLC0415
+
+    print(f"card: {write_card(config)}")
+    return 0
+
+
 def _demo(config: DemoConfig) -> int:
     from mai_app.demo import demo  # noqa: PLC0415
 
@@ -215,51 +267,3 @@ def _listed(names: Iterable[str]) -> Iterator[str]:
                     yield os.fsdecode(line.rstrip(b"\r\n"))
         else:
             yield name
-
-
-def chosen_format(config: PredictConfig) -> Format:
-    """The form in which predictions are printed; raises MaiError if several are asked for."""
-    asked: dict[Format, bool] = {"json": config.json, "jsonl": config.jsonl, "csv": config.csv}
-    forms = [form for form, wanted in asked.items() if wanted]
-    if len(forms) > 1:
-        raise MaiError(f"--{' and --'.join(forms)} exclude each other")
-    return forms[0] if forms else "table"
-
-
-def show_predictions(predictions: Iterable[Prediction], form: Format, stream: IO[str] | None = None) -> int:
-    """Print predictions as they come; returns 0 if all files were judged, 1 if some were not, 2 if none was."""
-    judged = failed = 0
-    for prediction in write_rows(predictions, form, stream or sys.stdout):
-        judged += prediction.error is None
-        failed += prediction.error is not None
-    if failed:
-        print(f"mai: {failed} of {judged + failed} files could not be judged", file=sys.stderr)
-    elif not judged:
-        print("mai: no file was named", file=sys.stderr)
-    return 2 if not judged else 1 if failed else 0
-
-
-def show_scan(counts: "ScanCounts", out: Path, stream: IO[str] | None = None) -> int:
-    """Print what a scan's rows say in all; returns 0 if all files were judged, 1 if some were not, 2 if none was."""
-    print(
-        f"{counts.files} files: {counts.authentic} authentic, {counts.unsure} unsure, {counts.synthetic} synthetic, "
-        f"{counts.failed} not judged; rows in {out}",
-        file=stream,
-    )
-    return 2 if not counts.judged else 1 if counts.failed else 0
-
-
-def show_sweep(results: "Sequence[Result]", config: SweepConfig, stream: IO[str] | None = None) -> int:
-    """Print a sweep's table, and where its file is; returns 0 if all runs finished, 1 if some did not, 2 if none."""
-    from mai_app.sweep import json_path, table  # noqa: PLC0415
-
-    print(f"{table(results)}\n\nresults: {json_path(config)}", file=stream)
-    failed = sum(result.error is not None for result in results)
-    return 2 if failed == len(results) else 1 if failed else 0
-
-
-def show_report(report: dict[str, Any], stream: IO[str] | None = None) -> None:
-    """Print a report's tables, and where its page is."""
-    from mai_app.evaluation.report import text_tables  # noqa: PLC0415
-
-    print(f"{text_tables(report)}\n\npage: {Path(report['folder']) / 'report.html'}", file=stream)

@@ -15,7 +15,7 @@ CLASSES = ("authentic", "synthetic")
 
 InputMode = Literal["resize", "crop"]
 Verdict = Literal["authentic", "unsure", "synthetic"]
-ModelName = Literal["baseline"]
+ModelName = Literal["baseline", "traces", "resnet18", "convnext-base"]
 Tier = Literal["clean", "q90", "web", "hard"]
 TIERS: tuple[Tier, ...] = ("clean", "q90", "web", "hard")
 
@@ -30,6 +30,33 @@ class Limits:
 
 
 LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class ServeLimits:
+    """What one request to the HTTP API may hold."""
+
+    max_bytes: int = 64 * 2**20
+    max_files: int = 32
+
+
+SERVE_LIMITS = ServeLimits()
+
+
+@dataclass(frozen=True)
+class DoubtLimits:
+    """What an image must have for a verdict: beyond these limits it is unsure, whatever its score.
+
+    Set so that next to none of the development set's val images, as found, falls under them (docs/decisions.md).
+    """
+
+    shorter_side: int = 64  # pixels; a crop would be more mirror image than image, a stretched image more guess
+    detail: float = 0.5  # grey levels; rounding to 8 bits alone leaves 0.3
+    resolution: float = 0.09  # the finest octave's share of the finest three; 0.4 as a rule, 0.09 if enlarged threefold
+    jpeg_quality: int = 20  # half of the hard tier's: nothing that the figures tell of was saved so
+
+
+DOUBT_LIMITS = DoubtLimits()
 
 
 @dataclass(frozen=True)
@@ -57,6 +84,8 @@ SPLITTING = Splitting()
 
 PREPARED_WINDOW = 256
 """Largest side, in pixels, of the native-size window that a prepared set keeps of an image."""
+SMALLEST_CROP = 32
+"""Smallest side of a training crop, in pixels."""
 NEAR_DUPLICATE_BITS = 4
 """Images whose 64-bit perceptual hashes differ in at most so many bits are near duplicates (docs/decisions.md)."""
 AUDIT_LIMIT = 0.6
@@ -68,6 +97,13 @@ UNSURE_ACCURACY = 0.95
 """Verdicts outside the unsure band are right at least this often on the validation images."""
 UNSURE_MIN_IMAGES = 20
 """A side of the unsure band is opened only if at least this many validation images lie beyond it."""
+CALIBRATION_MIN_IMAGES = 20
+"""Images of either class that `mai calibrate` needs: of fewer, FPR_CEILING is not even one."""
+SHOWN_SCORES = (0.01, 0.99)
+"""Scores are shown no nearer to 0 and 1: a few hundred validation images can't tell one image of 100 from none."""
+
+SHIPPED = "traces"
+"""Name of the model that comes with MAI (mai_app/weights/) and is used where there is no run and none is named."""
 
 RUNS = Path("runs")
 PREPARED = Path("prepared")
@@ -125,6 +161,33 @@ class AuditConfig:
 
 
 @dataclass(frozen=True)
+class TwinsConfig:
+    """Make a data set with a synthetic twin of each authentic train and val image: like it, but for a decoder's traces.
+
+    The same command carries on where it was stopped.
+    """
+
+    data: Path
+    """Data set: a folder laid out by class."""
+    out: Path
+    """Folder of the new data set: the images of --data, linked, and the twins."""
+    autoencoder: str = "mixed"
+    """nearest, transposed or shuffle: a small one, trained here; mixed: all three; or OWNER/NAME of the Hub."""
+    steps: int = 600
+    """Steps of training a small autoencoder."""
+    side: int = 0
+    """Of larger images make the twin of a window of at most so many pixels a side; 0: always of the whole image."""
+    mix: float = 0.0
+    """Mix up to this share of the original into its twin, drawn for each image."""
+    seed: int = 0
+    """Seed of the training and of all draws."""
+    device: str = "auto"
+    """auto, cpu, cuda, …"""
+    prepared: Path = PREPARED
+    """Where decoded images are kept; training uses them too."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Train a detector on a folder of images. The same command carries on a run that was stopped."""
 
@@ -133,9 +196,15 @@ class TrainConfig:
     name: str = ""
     """Name of the run, a folder below --runs. Default: DATA-MODEL-INPUT."""
     model: ModelName = "baseline"
-    """Network."""
+    """baseline: the first MAI. traces: small, for --input crop. resnet18, convnext-base: torchvision's."""
+    start_from: str = ""
+    """Start from these weights: a checkpoint file, a run, a shipped model, or imagenet. Default: random ones."""
+    frozen: bool = False
+    """Train the last layer alone. torchvision's networks only."""
     input: InputMode = "resize"
     """How an image becomes the network's input; stored with the checkpoint."""
+    crop_size: int = IMAGE_SIZE
+    """Side of the training crops, in pixels; traces takes any, and smaller ones train faster. --input crop only."""
     epochs: int = 20
     """Epochs in all; raise it to train a finished run further."""
     batch_size: int = 64
@@ -144,6 +213,8 @@ class TrainConfig:
     """rmsprop: constant learning rate, as the first MAI. adamw: warm-up, then a cosine to zero."""
     learning_rate: float = 1e-3
     """Learning rate; adamw's is the highest."""
+    ema: float = 0.0
+    """Share of the past that each step leaves in the averaged weights, which are then those for use: 0.999; 0: none."""
     degrade: bool = True
     """Damage images at random, both classes alike, so that their files say little; the first MAI did not."""
     source_balance: float = 0.5
@@ -173,9 +244,13 @@ class EvaluateConfig:
     data: Path
     """Data set, as for training."""
     model: str = ""
-    """Checkpoint file, run folder or run's name. Default: the run trained last."""
+    """Checkpoint file, run folder, or name of a run or shipped model. Default: the run trained last, else traces."""
     split: Literal["train", "val", "test", "all"] = "test"
     """Which part of the data set is judged."""
+    bias: bool = False
+    """Also save some images differently (PNG, JPEG, WebP, cut, rescaled) and see whether their scores follow."""
+    bias_images: int = 300
+    """Images of --bias at most, half of them of either class, drawn by a fixed seed."""
     out: Path | None = None
     """Folder of the report. Default: RUN/report-SPLIT."""
     device: str = "auto"
@@ -189,13 +264,34 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class CalibrateConfig:
+    """Fit a checkpoint's scores, threshold and unsure band on whole val images in all four tiers of damage.
+
+    Writes them into the checkpoint; the weights stay as they are.
+    """
+
+    data: Path
+    """Data set, as for training; its val part is judged."""
+    model: str = ""
+    """Checkpoint file, run folder, or name of a run or shipped model. Default: the run trained last, else traces."""
+    device: str = "auto"
+    """auto, cpu, cuda, …"""
+    workers: int = 2
+    """Threads that decode and degrade."""
+    runs: Path = RUNS
+    """Where the runs are."""
+    prepared: Path = PREPARED
+    """Where decoded images are kept: they say which images are val images where no folder says it."""
+
+
+@dataclass(frozen=True)
 class PredictConfig:
     """Judge image files: a row each, in order. Exit code 0: all judged, 1: some not, 2: none, or bad usage."""
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional] = field(default_factory=tuple)
     """Files, folders, globs, or - for a list on standard input. Default: the folder test_images/."""
     model: str = ""
-    """Checkpoint file, run folder or run's name. Default: the run trained last."""
+    """Checkpoint file, run folder, or name of a run or shipped model. Default: the run trained last, else traces."""
     json: bool = False
     """One JSON array."""
     jsonl: bool = False
@@ -225,7 +321,7 @@ class ScanConfig:
     out: Path = Path("scan.jsonl")
     """File of the rows; those that it holds already are not judged again."""
     model: str = ""
-    """Checkpoint file, run folder or run's name. Default: the run trained last."""
+    """Checkpoint file, run folder, or name of a run or shipped model. Default: the run trained last, else traces."""
     device: str = "auto"
     """auto, cpu, cuda, …"""
     workers: int = 2
@@ -255,6 +351,32 @@ class SweepConfig:
     """Where the runs are."""
     prepared: Path = PREPARED
     """Where decoded images are kept."""
+
+
+@dataclass(frozen=True)
+class ModelsConfig:
+    """List the models that can be named with --model: the runs, and those that come with MAI."""
+
+    json: bool = False
+    """One JSON array."""
+    runs: Path = RUNS
+    """Where the runs are."""
+
+
+@dataclass(frozen=True)
+class CardConfig:
+    """Write a model card: what a checkpoint is, how well it does by its report, and what it can't do."""
+
+    report: Path
+    """Folder of the report that `mai evaluate` wrote of this model, on images that it was not trained on."""
+    beside: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """Folder of a report of another model on the same images, for comparison; once for each."""
+    model: str = ""
+    """Checkpoint file, run folder, or name of a run or shipped model. Default: the file that the report names."""
+    out: Path = Path("MODEL_CARD.md")
+    """File of the card, Markdown."""
+    runs: Path = RUNS
+    """Where the runs are."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from mai_app.checkpoint import find_checkpoint
 from mai_app.errors import CheckpointError
 from mai_app.predict import Detector, load
 from mai_app.progress import say
+from mai_app.shipped import name_of
 
 
 class LiveDetector:
@@ -24,7 +25,14 @@ class LiveDetector:
         """The newest detector that can be used. Raises CheckpointError while there has never been one."""
         if time.monotonic() - self._looked < self._seconds and self._detector:
             return self._detector
-        self._refresh()
+        try:
+            self._refresh()
+        except Exception as error:  # whatever the service of a shared folder raises
+            if self._detector is None:
+                raise
+            say(f"kept weights {self._detector.checkpoint.version}: {error}")
+            self._looked = time.monotonic()
+            return self._detector
         try:
             path = find_checkpoint(self._model, self._runs)
             stat = path.stat()
@@ -32,7 +40,7 @@ class LiveDetector:
             if seen != self._seen:
                 self._detector = load(path)
                 self._seen = seen
-                say(f"{path.parent.name}: weights {self._detector.checkpoint.version} are live")
+                say(f"{name_of(path)}: weights {self._detector.checkpoint.version} are live")
         except (CheckpointError, OSError) as error:
             if self._detector is None:
                 raise error if isinstance(error, CheckpointError) else CheckpointError(str(error)) from None

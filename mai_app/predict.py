@@ -1,6 +1,7 @@
 """From image files to predictions, in a stream: a row a file, in order, whatever is wrong with some of them."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import numpy.typing as npt
 import torch
 
 from mai_app.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from mai_app.config import RUNS
+from mai_app.config import RUNS, SHOWN_SCORES, Verdict
 from mai_app.data.dataset import to_floats
+from mai_app.data.doubt import doubt
 from mai_app.data.images import Pixels, decode, decode_file
 from mai_app.data.inputs import input_notes, to_inputs
 from mai_app.data.streaming import ordered_map
@@ -20,6 +22,17 @@ from mai_app.prediction import Prediction
 
 Judgeable = str | Path | tuple[str, bytes] | ImageError
 """A file's path, or a name with a file's bytes; an ImageError becomes the row that reports it."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """An image as the detector sees it, or why it can't be seen."""
+
+    name: str
+    inputs: Pixels | None = None
+    doubt: str | None = None
+    notes: tuple[str, ...] = ()
+    error: str | None = None
 
 
 class Detector:
@@ -41,7 +54,7 @@ class Detector:
         """
         if isinstance(images, str | Path):
             images = [images]
-        batch: list[tuple[str, Pixels | None, tuple[str, ...]]] = []
+        batch: list[_Seen] = []
         for item in ordered_map(self._read, images, workers, ahead=workers + 2):
             batch.append(item)
             if len(batch) >= batch_size:
@@ -60,42 +73,48 @@ class Detector:
         return np.array([part.mean() for part in np.split(logits, ends[:-1])])
 
     def p_synthetic(self, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Calibrated scores (n,) in [0, 1] of logits (n,)."""
+        """Calibrated scores (n,) in [0, 1] of logits (n,); a Prediction shows them clipped to SHOWN_SCORES."""
         return sigmoid(logits / self.info.calibration.temperature)
 
-    def _read(self, image: Judgeable) -> tuple[str, Pixels | None, tuple[str, ...]]:
-        """Name, inputs and notes of an image, or name, None and the reason why not."""
+    def verdict(self, p_synthetic: float, doubt: str | None) -> Verdict:
+        """The verdict on an image of this unclipped score: unsure, whatever the score, where there is doubt."""
+        return "unsure" if doubt else self.info.calibration.verdict(p_synthetic)
+
+    def _read(self, image: Judgeable) -> _Seen:
         try:
             if isinstance(image, ImageError):
                 raise image
             decoded = decode(image[1], image[0]) if isinstance(image, tuple) else decode_file(Path(image))
         except ImageError as error:
-            return error.name, None, (error.reason,)
+            return _Seen(error.name, error=error.reason)
         name = image[0] if isinstance(image, tuple) else str(image)
         height, width = decoded.pixels.shape[:2]
-        notes = decoded.notes + input_notes(height, width, self.info.preprocessing)
-        return name, to_inputs(decoded.pixels, self.info.preprocessing), notes
+        reason = doubt(decoded.pixels, decoded.jpeg_quality)
+        notes = decoded.notes + input_notes(height, width, self.info.preprocessing) + ((reason,) if reason else ())
+        return _Seen(name, to_inputs(decoded.pixels, self.info.preprocessing), reason, notes)
 
-    def _judge(self, batch: list[tuple[str, Pixels | None, tuple[str, ...]]]) -> Iterator[Prediction]:
-        calibration = self.info.calibration
-        scores = iter(self.p_synthetic(self.logits([inputs for _, inputs, _ in batch if inputs is not None])))
-        for name, inputs, notes in batch:
+    def _judge(self, batch: list[_Seen]) -> Iterator[Prediction]:
+        scores = iter(self.p_synthetic(self.logits([seen.inputs for seen in batch if seen.inputs is not None])))
+        low, high = SHOWN_SCORES
+        for seen in batch:
             # Six digits: beyond them the score depends on the processor and on the batch's size.
-            score = None if inputs is None else round(float(next(scores)), 6)
+            score = None if seen.inputs is None else round(float(next(scores)), 6)
             yield Prediction(
-                path=name,
-                p_synthetic=score,
-                verdict=None if score is None else calibration.verdict(score),
-                threshold=round(calibration.threshold, 6),
+                path=seen.name,
+                p_synthetic=None if score is None else min(max(score, low), high),
+                verdict=None if score is None else self.verdict(score, seen.doubt),
+                threshold=round(self.info.calibration.threshold, 6),
                 model=self.info.model,
                 version=self.checkpoint.version,
-                notes=notes if inputs is not None else (),
-                error=None if inputs is not None else notes[0],
+                notes=seen.notes,
+                error=seen.error,
             )
 
 
 def load(model: str | Path = "", device: str = "auto", runs: Path = RUNS) -> Detector:
-    """Load a detector: a checkpoint file, a run's folder, a run's name, or, by default, the run trained last.
+    """Load a detector: a checkpoint file, a run's folder, or the name of a run or of a model that comes with MAI.
+
+    By default it is the run trained last, or, where there is none, the model that comes with MAI.
 
     Raises CheckpointError if there is none or it can't be used, RunError if the device is not to be had.
     """

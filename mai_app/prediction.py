@@ -18,17 +18,17 @@ class Prediction:
     path: str
     """The file, as it was named."""
     p_synthetic: float | None
-    """Score in [0, 1], 1 for synthetic; calibrated on validation images of both classes in equal number."""
+    """Score from 0.01, authentic, to 0.99, synthetic; calibrated on validation images of both classes alike."""
     verdict: Verdict | None
-    """authentic, unsure or synthetic."""
+    """authentic, unsure or synthetic, by the score before it is clipped; unsure where a note says why not judged."""
     threshold: float
-    """Score from which on the image counts as synthetic where a yes or no is needed."""
+    """Score, before it is clipped, from which on the image counts as synthetic where a yes or no is needed."""
     model: str
     """Name of the network."""
     version: str
-    """Names the weights: the first digits of the checkpoint's SHA-256."""
+    """Names weights and calibration: the first digits of the checkpoint's SHA-256."""
     notes: tuple[str, ...]
-    """What to know about how this image was read."""
+    """What to know about how this image was read, and why it can't be judged where that is so."""
     error: str | None
     """Why the file could not be judged; then p_synthetic and verdict are None."""
 

@@ -1,14 +1,14 @@
 """From settings and a data set to a checkpoint: one flat loop that saves as it goes and carries on when killed."""
 
+import copy
 import io
 import json
 import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,9 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import nn
 
 from mai_app import __version__
-from mai_app.atomic import locked, write_bytes, write_text
-from mai_app.checkpoint import BEST, CheckpointInfo, save_checkpoint
-from mai_app.config import Preprocessing, TrainConfig
+from mai_app.atomic import locked, write_bytes
+from mai_app.checkpoint import BEST, CheckpointInfo, find_checkpoint, load_checkpoint, save_checkpoint
+from mai_app.config import IMAGE_SIZE, PREPARED_WINDOW, SMALLEST_CROP, Preprocessing, TrainConfig
 from mai_app.data.dataset import TrainingImages, draw_epoch, to_floats, training_batches, validation_batches
 from mai_app.data.prepare import prepare
 from mai_app.data.prepared import PreparedSet
@@ -29,23 +29,12 @@ from mai_app.errors import DataError, RunError
 from mai_app.evaluation.calibrate import balanced_loss, calibrate
 from mai_app.evaluation.metrics import auroc
 from mai_app.model import MODELS
+from mai_app.optimization import follow, learning_rate, make_optimizer
 from mai_app.progress import bar, say
+from mai_app.run_folder import check_settings, keep_metrics, load_state, settings
 from mai_app.stopping import stop_signals
 
 LAST: Final = "last.pt"
-MAY_CHANGE: Final = (
-    "data",
-    "name",
-    "epochs",
-    "device",
-    "precision",
-    "workers",
-    "processes",
-    "save_minutes",
-    "runs",
-    "prepared",
-)
-"""Settings that may differ when a run is carried on: they do not shape the weights, or are checked otherwise."""
 
 
 def train(config: TrainConfig, on_save: Callable[[], None] | None = None) -> Path:
@@ -62,6 +51,12 @@ def train(config: TrainConfig, on_save: Callable[[], None] | None = None) -> Pat
         raise RunError(f"--batch-size {config.batch_size}: must be even, for half a batch is of either class")
     if config.epochs < 1:
         raise RunError(f"--epochs {config.epochs}: must be at least 1")
+    if config.crop_size != IMAGE_SIZE and (config.input == "resize" or config.model == "baseline"):
+        raise RunError(f"--crop-size {config.crop_size}: only --input crop and models other than baseline can vary it")
+    if not SMALLEST_CROP <= config.crop_size <= PREPARED_WINDOW:
+        raise RunError(f"--crop-size {config.crop_size}: must be from {SMALLEST_CROP} to {PREPARED_WINDOW} pixels")
+    if not 0 <= config.ema < 1:
+        raise RunError(f"--ema {config.ema}: must be at least 0 and under 1")
     device = choose_device(config.device)
     check_processes(config.processes, config.batch_size, device)
     precision = choose_precision(config.precision, device)
@@ -73,7 +68,7 @@ def train(config: TrainConfig, on_save: Callable[[], None] | None = None) -> Pat
     try:
         with locked(run, wait=False):
             rows = _rows(config, prepared)
-            _check_settings(config, run, prepared.fingerprint, precision)
+            check_settings(config, run, prepared.fingerprint, precision)
             work = (config, run, prepared, rows, precision)
             with processes(config.processes, device, _run, *work) as group:
                 _run(*work, group, on_save or (lambda: None))
@@ -96,17 +91,22 @@ def _run(
     device, first = group.device, group.rank == 0
     labels, sources = prepared.labels, prepared.sources
     preprocessing = Preprocessing(input=config.input)
+    crops = Preprocessing(input=config.input, size=config.crop_size)
 
     torch.manual_seed(config.seed)
     fair = max(1, (os.cpu_count() or 1) // group.size)
     workers = config.workers if config.workers >= 0 else min(fair, loader_workers(device))
-    network = MODELS[config.model]().to(device).to(memory_format=torch.channels_last)
-    optimizer = _optimizer(config, network)
+    state = load_state(run / LAST)
+    network = MODELS[config.model]()
+    _start(network, config, fetch=first and not state)
+    network.to(device).to(memory_format=torch.channels_last)
+    averaged = copy.deepcopy(network) if config.ema else network
+    optimizer = make_optimizer(config, network)
     epoch, step, loss_sum, best = 0, 0, 0.0, math.inf
 
-    state = _load_state(run / LAST)
     if state:
         network.load_state_dict(state["network"])
+        averaged.load_state_dict(state.get("averaged", state["network"]))
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         epoch, step, loss_sum, best = state["epoch"], state["step"], state["loss_sum"], state["best"]
@@ -114,7 +114,7 @@ def _run(
         goes_on = f"carrying on at epoch {epoch + 1}, step {step}"
         group.say(goes_on if epoch < config.epochs else f"all epochs ({epoch}) are done")
     if first:
-        _keep_metrics(run / "metrics.jsonl", before=epoch + 1)
+        keep_metrics(run / "metrics.jsonl", before=epoch + 1)
     shared = group.wrap(network)
 
     def save() -> None:
@@ -129,7 +129,7 @@ def _run(
             "loss_sum": loss_sum,
             "best": best,
             "precision": precision,
-        }
+        } | ({"averaged": averaged.state_dict()} if config.ema else {})
         buffer = io.BytesIO()
         torch.save(document, buffer)
         write_bytes(run / LAST, buffer.getvalue())
@@ -149,7 +149,7 @@ def _run(
             )
             steps = len(batches)
             draws = [[(int(training[i]), draw) for i, draw in group.share(batch)] for batch in batches]
-            images = TrainingImages(prepared, preprocessing, config.seed, epoch, config.degrade)
+            images = TrainingImages(prepared, crops, config.seed, epoch, config.degrade)
             network.train()
             progress = bar(
                 total=steps,
@@ -160,10 +160,12 @@ def _run(
             )
             with progress:
                 for pixels, targets in training_batches(images, draws[step:], workers):
-                    rate = _learning_rate(config, epoch * steps + step, config.epochs * steps)
+                    rate = learning_rate(config, epoch * steps + step, config.epochs * steps)
                     for parameters in optimizer.param_groups:
                         parameters["lr"] = rate
                     loss = take_step(shared, optimizer, pixels, targets, device, precision)
+                    if config.ema:
+                        follow(averaged, network, config.ema, epoch * steps + step)
                     # All processes must stop at the same step, or the others would wait for ever.
                     loss, stopping = group.mean([loss, float(stopped())])
                     loss_sum += loss
@@ -189,7 +191,9 @@ def _run(
             seconds = time.monotonic() - started
 
             dealt = validation[group.rank :: group.size]
-            logits_of = group.gather(predict_logits(network, prepared, dealt, preprocessing, config.batch_size, device))
+            logits_of = group.gather(
+                predict_logits(averaged, prepared, dealt, preprocessing, config.batch_size, device)
+            )
             if not first:
                 epoch, step, loss_sum = epoch + 1, 0, 0.0
                 continue
@@ -199,7 +203,7 @@ def _run(
                 "train_loss": loss_sum / steps,
                 "val_loss": val_loss,
                 "val_auroc": auroc(logits_of, labels[validation]),
-                "learning_rate": _learning_rate(config, (epoch + 1) * steps - 1, config.epochs * steps),
+                "learning_rate": learning_rate(config, (epoch + 1) * steps - 1, config.epochs * steps),
                 "seconds": round(seconds, 3),
                 "images_per_second": round((steps - first_step) * config.batch_size / seconds, 1),
             }
@@ -215,9 +219,9 @@ def _run(
                     data_fingerprint=prepared.fingerprint,
                     epoch=epoch + 1,
                     val_loss=val_loss,
-                    training=_settings(config) | {"precision": precision},
+                    training=settings(config) | {"precision": precision},
                 )
-                save_checkpoint(run / BEST, network, info)
+                save_checkpoint(run / BEST, averaged, info)
             with (run / "metrics.jsonl").open("a") as stream:
                 stream.write(json.dumps(row) + "\n")
             say(
@@ -264,6 +268,24 @@ def predict_logits(
     return np.concatenate([np.empty(0), *parts])  # of many processes, one may have no row
 
 
+def _start(network: nn.Module, config: TrainConfig, fetch: bool) -> None:
+    """Give the network the weights that the settings start from, where they are not another process's job."""
+    if config.start_from == "imagenet" or config.frozen:
+        from mai_app.backbones import Backbone  # noqa: PLC0415 - a second that other trainings need not wait
+
+        if not isinstance(network, Backbone):
+            raise RunError(f"--start-from imagenet and --frozen are for torchvision's networks, not {config.model}")
+        if config.start_from == "imagenet" and fetch:
+            network.load_imagenet()
+        if config.frozen:
+            network.freeze()
+    if fetch and config.start_from not in ("", "imagenet"):
+        checkpoint = load_checkpoint(find_checkpoint(config.start_from, config.runs))
+        if checkpoint.info.model != config.model:
+            raise RunError(f"--start-from {config.start_from}: is a {checkpoint.info.model}, not a {config.model}")
+        network.load_state_dict(checkpoint.network.state_dict())
+
+
 def _rows(config: TrainConfig, prepared: PreparedSet) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     parts = []
     for split in ("train", "val"):
@@ -277,67 +299,3 @@ def _rows(config: TrainConfig, prepared: PreparedSet) -> tuple[npt.NDArray[np.in
         say(f"{split}: {counts[0]} authentic, {counts[1]} synthetic")
         parts.append(rows)
     return parts[0], parts[1]
-
-
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    return {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE} | {"epochs": config.epochs}
-
-
-def _check_settings(config: TrainConfig, run: Path, fingerprint: str, precision: str) -> None:
-    """Write config.json, or hold the settings against the one that is there."""
-    path = run / "config.json"
-    new = _settings(config) | {
-        "data": str(config.data),
-        "data_fingerprint": fingerprint,
-        "precision": precision,
-    }
-    if path.exists():
-        try:
-            old = json.loads(path.read_text())
-        except ValueError as error:
-            raise RunError(f"{path}: is damaged ({error}); choose another --name") from None
-        if old.get("data_fingerprint") != fingerprint:
-            raise RunError(f"{run}: was started on other data than {config.data} holds now; choose another --name")
-        fixed = [n for n in _settings(config) if n != "epochs" or config.optimizer == "adamw"]
-        changed = [f"{n} {old.get(n)} → {new[n]}" for n in fixed if old.get(n) != new[n]]
-        if changed:
-            raise RunError(f"{run}: was started with other settings ({'; '.join(changed)}); choose another --name")
-    write_text(path, json.dumps(new | {"mai_version": __version__}, indent=2) + "\n")
-
-
-def _load_state(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds on a damaged file
-        raise RunError(f"{path}: is damaged ({type(error).__name__}); choose another --name") from None
-    return state
-
-
-def _keep_metrics(path: Path, before: int) -> None:
-    """Cut off what a killed run wrote after its last save: those epochs come again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["epoch"] >= before:
-            break
-        kept.append(line)
-    write_text(path, "".join(kept))
-
-
-def _optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.05)
-    return torch.optim.RMSprop(network.parameters(), lr=config.learning_rate)
-
-
-def _learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Constant for rmsprop; for adamw linear over the first twentieth, then half a cosine down to zero."""
-    if config.optimizer == "rmsprop":
-        return config.learning_rate
-    warm_up = max(1, steps // 20)
-    if step < warm_up:
-        return config.learning_rate * (step + 1) / warm_up
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))

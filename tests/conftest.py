@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +56,13 @@ def small(data: Path, folder: Path) -> TrainConfig:
     )
 
 
+def pytest_configure() -> None:
+    # Before a test module imports torch, and inherited by what tests start: as many threads as the smallest machine has
+    # cores, for their number may change a weight's last digit; and none that spins while it waits, for `make test` has
+    # two workers at once.
+    os.environ |= {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
+
+
 @pytest.fixture(scope="session")
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set that the baseline learns; for reading only."""
@@ -70,13 +78,33 @@ def trained_run(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return train(replace(small(data_set, tmp_path_factory.mktemp("trained")), name="small", epochs=3, degrade=False))
 
 
+@pytest.fixture(scope="session")
+def plain(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """The settings of a finished run, `small` as it is, never disturbed; its folder is for reading only."""
+    from mai_app.train import train  # noqa: PLC0415
+
+    config = replace(small(data_set, tmp_path_factory.mktemp("plain")), save_minutes=0)
+    train(config)
+    return config
+
+
+def folder_of(config: TrainConfig) -> Path:
+    """Where a run of these settings lies."""
+    return config.runs / config.name
+
+
+def copied(config: TrainConfig, folder: Path) -> TrainConfig:
+    """Settings of a finished run's copy, in that folder, with which a test may do what it likes."""
+    copytree(folder_of(config), folder / config.name)
+    return replace(config, runs=folder)
+
+
 @pytest.fixture
 def mai(tmp_path: Path) -> Run:
     """Run `mai WORDS…` in a process of its own, in tmp_path, and return what it did."""
 
     def run(*words: object, stdin: str | bytes | None = None, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
-        # Two threads of torch are as many as the smallest machine has cores.
-        environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(Path(__file__).parents[1])}
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
         data = stdin.encode() if isinstance(stdin, str) else stdin
         done = subprocess.run(
             [sys.executable, "-m", "mai_app", *map(str, words)],

@@ -21,13 +21,14 @@ from mai_app.checkpoint import (
     FORMAT_VERSION,
     Calibration,
     CheckpointInfo,
+    TierRates,
     find_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
 from mai_app.config import Preprocessing
 from mai_app.errors import CheckpointError
-from mai_app.model import MaiCNN
+from mai_app.model import MODELS, MaiCNN
 
 INFO = CheckpointInfo(
     model="baseline",
@@ -40,6 +41,8 @@ INFO = CheckpointInfo(
     val_loss=0.1 + 0.2,
     training={"seed": 0, "learning_rate": 1e-3},
 )
+
+RATES = dataclasses.asdict(TierRates(images=200, fpr=0.05, tpr=0.6, unsure=0.5, right=0.96))
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +130,34 @@ def test_a_verdict_follows_the_unsure_band() -> None:
     assert verdicts == ["authentic"] * 2 + ["unsure"] * 3 + ["synthetic"] * 2
 
 
+def test_a_calibration_of_the_tiers_comes_back(network: nn.Module, whole: Path, tmp_path: Path) -> None:
+    rates = {"clean": TierRates(202, 0.04, 0.6, 0.5, 0.96), "hard": TierRates(202, 0.05, 0.5, 1.0, None)}
+    fit = dataclasses.replace(INFO.calibration, data="photos", tiers=rates)
+    info = dataclasses.replace(INFO, calibration=fit)
+    save_checkpoint(tmp_path / "a.safetensors", network, info)
+    checkpoint, before = load_checkpoint(tmp_path / "a.safetensors"), load_checkpoint(whole)
+    assert checkpoint.info == info
+    # Another calibration makes another version of the same weights.
+    assert checkpoint.version != before.version
+    assert checkpoint.weights_sha256 == before.weights_sha256
+
+
+def test_other_weights_have_another_name(network: nn.Module, whole: Path, tmp_path: Path) -> None:
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    state["layers.0.bias"][0] += 1e-3
+    other = weights(tmp_path / "a.safetensors", {"mai": document()}, state)
+    assert load_checkpoint(other).weights_sha256 != load_checkpoint(whole).weights_sha256
+
+
+def test_a_checkpoint_of_format_1_is_read(network: nn.Module, tmp_path: Path) -> None:
+    fit = {name: value for name, value in dataclasses.asdict(INFO.calibration).items() if name not in ("data", "tiers")}
+    assert len(fit) == 6  # as MAI wrote them before it knew tiers
+    old = document(format_version=1, calibration=fit)
+    checkpoint = load_checkpoint(weights(tmp_path / "a.safetensors", {"mai": old}, network.state_dict()))
+    assert checkpoint.info == INFO
+    assert (checkpoint.info.calibration.data, checkpoint.info.calibration.tiers) == ("", {})
+
+
 # Refusals
 
 
@@ -168,7 +199,7 @@ def test_weights_of_others_are_refused(tmp_path: Path) -> None:
 
 def test_another_model_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
     path = weights(tmp_path / "a.safetensors", {"mai": document(model="resnet50")})
-    assert refusal(path) == "model 'resnet50' not found; available models = ['baseline']"
+    assert refusal(path) == f"model 'resnet50' not found; available models = {sorted(MODELS)}"
 
 
 def test_a_newer_format_asks_for_an_update(tmp_path: Path) -> None:
@@ -192,6 +223,10 @@ def test_a_newer_format_asks_for_an_update(tmp_path: Path) -> None:
         document(calibration=dataclasses.asdict(INFO.calibration) | {"temperature": 0}),
         document(calibration=dataclasses.asdict(INFO.calibration) | {"threshold": math.nan}),
         document(calibration=dataclasses.asdict(INFO.calibration) | {"unsure_low": 0.6}),
+        document(calibration=dataclasses.asdict(INFO.calibration) | {"tiers": {"clean": {"fpr": 0.1}}}),
+        document(calibration=dataclasses.asdict(INFO.calibration) | {"tiers": {"clean": RATES | {"fpr": 1.1}}}),
+        document(calibration=dataclasses.asdict(INFO.calibration) | {"tiers": {"clean": RATES | {"right": -0.1}}}),
+        document(calibration=dataclasses.asdict(INFO.calibration) | {"tiers": ["clean"]}),
         document(preprocessing={"input": "resize", "zoom": 2}),
         document(preprocessing={"input": "stretch"}),
         document(preprocessing={"input": "resize", "size": 224}),
@@ -267,13 +302,14 @@ def test_a_folder_of_the_runs_name_does_not_hide_the_run(tmp_path: Path, monkeyp
     assert find_checkpoint("photos", tmp_path / "runs") == there["photos"]
 
 
-def test_what_is_not_found_is_answered_with_what_there_is(tmp_path: Path) -> None:
+def test_what_is_not_found_is_answered_with_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mai_app.shipped.FOLDER", tmp_path / "weights")  # no model comes with MAI
     make_runs(tmp_path / "runs", "zebra", "antelope")
     for name in ("lion", str(tmp_path / "runs"), str(tmp_path / "missing.safetensors")):
         with pytest.raises(CheckpointError) as caught:
             find_checkpoint(name, tmp_path / "runs")
-        expected = f"model '{name}' not found; available runs in {tmp_path / 'runs'}/ = ['zebra', 'antelope']"
-        assert str(caught.value) == expected
+        available = f"available runs in {tmp_path / 'runs'}/ = ['zebra', 'antelope'], shipped models = []"
+        assert str(caught.value) == f"model '{name}' not found; {available}"
     for runs in (tmp_path / "none", tmp_path / "runs" / "zebra"):
         with pytest.raises(CheckpointError, match=r"no trained model in .*; train one with `mai train`"):
             find_checkpoint("", runs)

@@ -272,8 +272,8 @@ def test_what_goes_wrong_there_is_one_line_here(volume: Path, tmp_path: Path) ->
     picture = next((volume / "tiny").rglob("*.png"))
     commands = {
         "train --data nowhere --on modal": "nowhere",
-        f"predict {picture} --on modal": "no trained model",
-        f"scan {picture} --out {tmp_path}/s.jsonl --on modal": "no trained model",
+        f"predict {picture} --model lion --on modal": "model 'lion' not found",
+        f"scan {picture} --out {tmp_path}/s.jsonl --model lion --on modal": "model 'lion' not found",
         f"predict {picture} --on hosted": "modal deploy",
         "sweep --data nowhere --on modal": "nowhere",
     }

@@ -1,10 +1,11 @@
-"""The baseline network is the first MAI's: its layers, the shape of every parameter, and what it puts out."""
+"""The networks: the baseline is the first MAI's in every layer and shape; traces keeps to its size and its sight."""
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import nn
 
-from mai_app.model import MODELS, MaiCNN
+from mai_app.model import MODELS, MaiCNN, TraceNet
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +90,59 @@ def test_every_parameter_learns() -> None:
 
 def test_the_baseline_is_to_be_had_by_its_name() -> None:
     assert isinstance(MODELS["baseline"](), MaiCNN)
+
+
+@pytest.fixture(scope="module")
+def traces() -> TraceNet:
+    torch.manual_seed(0)
+    return TraceNet().eval()
+
+
+def test_traces_keeps_to_its_size_and_its_arithmetic(traces: TraceNet) -> None:
+    assert sum(parameter.numel() for parameter in traces.parameters()) == 518_033
+    operations = 0
+
+    def count(layer: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        nonlocal operations
+        operations += 2 * output[0, 0].numel() * next(layer.parameters()).numel()
+
+    for layer in traces.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(count)
+    with torch.inference_mode():
+        TraceNet.forward(traces, torch.rand(1, 3, 200, 200))
+    assert 1.1e9 < operations < 1.2e9
+    for layer in traces.modules():
+        layer._forward_hooks.clear()
+
+
+def test_no_unit_of_traces_sees_more_than_44_pixels(traces: TraceNet) -> None:
+    images = torch.rand(1, 3, 200, 200, requires_grad=True)
+    traces.places(images)[0, 6, 6].backward()  # type: ignore[no-untyped-call]
+    assert images.grad is not None
+    seen = images.grad.abs().sum((0, 1)) > 0
+    assert (seen.any(0).sum().item(), seen.any(1).sum().item()) == (44, 44)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (200, 200), (33, 257)])
+def test_traces_takes_any_size_and_averages_its_places(traces: TraceNet, height: int, width: int) -> None:
+    images = torch.rand(2, 3, height, width)
+    with torch.inference_mode():
+        places, logits = traces.places(images), traces(images)
+    assert places.shape == (2, -(-height // 16), -(-width // 16))
+    torch.testing.assert_close(places.mean((1, 2)), logits)
+
+
+def test_traces_sees_what_differs_between_neighbours(traces: TraceNet) -> None:
+    grid = torch.full((1, 3, 32, 32), 0.5)
+    grid[:, :, ::2, ::2] += 4 / 255
+    seen: list[torch.Tensor] = []
+    handle = traces.layers.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        traces(grid)
+    handle.remove()
+    pixels = F.pixel_shuffle(seen[0], 2)[0]
+    colours, differences = pixels[:3], pixels[3:]
+    assert colours.min() == 0
+    assert differences.mean().abs() < 1e-3
+    assert differences.amax().item() == pytest.approx(8 * 4 / 255 * 8 / 9, rel=1e-4)  # the only bright one of 3×3

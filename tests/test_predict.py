@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+import torch
 from PIL import Image
 
 import mai_app
+from mai_app.checkpoint import load_checkpoint
 from mai_app.config import PredictConfig, TrainConfig
 from mai_app.data.folders import walk_images
+from mai_app.data.images import encode_jpeg
 from mai_app.errors import CheckpointError, ImageError, MaiError, RunError
 from mai_app.predict import Detector, Judgeable, load
 from mai_app.prediction import Format, Prediction, write_rows
@@ -36,14 +40,28 @@ def detector(trained_run: Path) -> Detector:
 
 
 @pytest.fixture(scope="module")
+def sure(trained_run: Path) -> Detector:
+    """The detector, with a verdict for every score."""
+    checkpoint = load_checkpoint(trained_run / "best.safetensors")
+    threshold = checkpoint.info.calibration.threshold
+    fit = dataclasses.replace(checkpoint.info.calibration, unsure_low=threshold, unsure_high=threshold)
+    info = dataclasses.replace(checkpoint.info, calibration=fit)
+    return Detector(dataclasses.replace(checkpoint, info=info), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
 def images(data_set: Path) -> list[Path]:
     """Test pictures of both classes."""
     return list(walk_images(data_set / "test"))[::4]
 
 
 def png(height: int = 210, width: int = 220) -> bytes:
+    return as_png(picture(np.random.default_rng(5), 0, height, width))
+
+
+def as_png(pixels: npt.NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture(np.random.default_rng(5), 0, height, width)).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -99,6 +117,7 @@ def test_a_row_an_image_in_order_with_all_that_it_says(detector: Detector, image
     for prediction in rows:
         assert prediction.p_synthetic is not None
         assert 0 <= prediction.p_synthetic <= 1
+        # Nowhere near the band's edges do the shown and the unclipped score differ here.
         assert prediction.verdict == calibration.verdict(prediction.p_synthetic)
         assert (prediction.model, prediction.version) == ("baseline", detector.checkpoint.version)
         assert prediction.threshold == pytest.approx(calibration.threshold, abs=1e-6)
@@ -163,7 +182,48 @@ def test_a_small_or_animated_image_is_noted(detector: Detector, tmp_path: Path) 
     assert prediction.notes == (
         "first of 2 frames",
         "80×60 pixels, smaller than 200×200: enlarged, less reliable",
+        "too small to be judged: 80×60 pixels, a side under 64",
     )
+    assert prediction.verdict == "unsure"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (np.full((300, 300, 3), 99, np.uint8), "too smooth to be judged: next to no detail"),
+        (picture(np.random.default_rng(0), 1, 63, 220), "too small to be judged: 220×63 pixels, a side under 64"),
+    ],
+)
+def test_what_can_not_be_judged_is_unsure_and_says_why(
+    sure: Detector, pixels: npt.NDArray[np.uint8], reason: str
+) -> None:
+    (prediction,) = sure.predict([("a.png", as_png(pixels))])
+    assert prediction.verdict == "unsure"
+    assert prediction.notes[-1] == reason
+    assert prediction.p_synthetic is not None
+    assert prediction.error is None
+
+
+def test_a_strongly_compressed_file_is_unsure_and_a_better_one_of_it_is_not(sure: Detector) -> None:
+    pixels = picture(np.random.default_rng(0), 1)
+    rows = list(sure.predict((f"{quality}.jpg", encode_jpeg(pixels, quality)) for quality in (10, 95)))
+    assert [row.verdict == "unsure" for row in rows] == [True, False]
+    assert rows[0].notes == ("too degraded to be judged: JPEG quality 10, under 20",)
+    assert rows[1].notes == ()
+
+
+def test_shown_scores_stay_off_0_and_1_and_verdicts_do_not_follow(
+    sure: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By its band the detector is unsure up to 0.995 and from 0.005 on: only the unclipped score tells.
+    fit = dataclasses.replace(sure.info.calibration, unsure_low=0.005, unsure_high=0.995)
+    checkpoint = dataclasses.replace(sure.checkpoint, info=dataclasses.replace(sure.info, calibration=fit))
+    detector = Detector(checkpoint, sure.device)
+    logits = fit.temperature * np.log(np.array([0.004, 0.006, 0.5, 0.994, 0.996]) / [0.996, 0.994, 0.5, 0.006, 0.004])
+    monkeypatch.setattr(detector, "logits", lambda _: logits)
+    rows = list(detector.predict([(f"{i}.png", png()) for i in range(5)]))
+    assert [row.p_synthetic for row in rows] == [0.01, 0.01, 0.5, 0.99, 0.99]
+    assert [row.verdict for row in rows] == ["authentic", "unsure", "unsure", "unsure", "synthetic"]
 
 
 def test_images_are_taken_only_so_far_ahead(detector: Detector) -> None:
@@ -312,7 +372,8 @@ def test_files_folders_patterns_and_what_is_wrong_come_as_one_table(
         "my photos/[1].png",
         "my photos/b\\x1b[31m\\nc.png",
         "my photos/cut.png: is damaged or truncated (image file is truncated); get the original file again",
-        "my photos/small.png  (80×60 pixels, smaller than 200×200: enlarged, less reliable)",
+        "my photos/small.png  (80×60 pixels, smaller than 200×200: enlarged, less reliable; "
+        "too small to be judged: 80×60 pixels, a side under 64)",
         str(images[0]),
         "my photos/[1].png",
         "empty: is a folder without an image file",
@@ -371,6 +432,7 @@ def run_main(
         return code, captured.out, captured.err
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mai_app.shipped.FOLDER", tmp_path / "weights")  # no model comes with MAI
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b" \n\n")))
     return run
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mai_app.cli import main, show_scan
+from mai_app.cli import main
 from mai_app.config import ScanConfig
 from mai_app.errors import DataError, ImageError, RunError
 from mai_app.scan import CHUNK_BYTES, CHUNK_FILES, Chunk, ScanCounts, chunks, list_files, scan
+from mai_app.showing import show_scan
 from tests.conftest import Run, picture
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +76,7 @@ def start(listed: Path, model: Path, folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "mai_app", "scan", str(listed), "--model", str(model), "--device", "cpu"],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

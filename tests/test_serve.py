@@ -22,10 +22,11 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
+from mai_app.config import ServeLimits
 from mai_app.data.images import decode
 from mai_app.errors import CheckpointError, ImageError
 from mai_app.predict import Detector, load
-from mai_app.serve.api import Files, ServeLimits, create_app
+from mai_app.serve.api import Files, create_app
 from tests.conftest import picture
 
 BOUNDARY = "b0undary"

@@ -7,9 +7,10 @@ from statistics import fmean
 
 import pytest
 
-from mai_app.cli import main, show_sweep
+from mai_app.cli import main
 from mai_app.config import SweepConfig, TrainConfig
 from mai_app.errors import RunError
+from mai_app.showing import show_sweep
 from mai_app.sweep import Result, best_epoch, finished, json_path, one_by_one, plan, sweep, table
 from tests.conftest import Run
 

@@ -13,12 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from mai_app.checkpoint import load_checkpoint
+from mai_app.config import TrainConfig
 from mai_app.device import loader_workers
 from mai_app.errors import DataError, RunError
+from mai_app.optimization import follow
 from mai_app.train import train
-from tests.conftest import small, write_data_set
+from tests.conftest import copied, folder_of, small, write_data_set
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +32,7 @@ def start(data: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "mai_app", *words],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -65,29 +68,26 @@ def test_it_learns_and_says_how_well(trained_run: Path) -> None:
 
 
 def test_killed_again_and_again_it_ends_with_the_very_same_weights(data_set: Path, tmp_path: Path) -> None:
-    for name in ("undisturbed", "killed"):
-        (tmp_path / name).mkdir()
-    process = start(data_set, tmp_path / "undisturbed", "--epochs", "3", "--input", "crop")
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
+    undisturbed = replace(small(data_set, tmp_path / "undisturbed"), precision="auto", epochs=3, input="crop")
+    reference = train(undisturbed)
 
-    run = tmp_path / "killed" / "runs" / "r"
+    run = tmp_path / "runs" / "r"
+    words = ("--epochs", "3", "--input", "crop")
     chance = random.Random(0)
     kills = 0
     for saves in (1, 5, 3):
-        process = start(data_set, tmp_path / "killed", "--epochs", "3", "--input", "crop")
+        process = start(data_set, tmp_path, *words)
         wait_for_saves(process, run / "last.pt", saves)
         time.sleep(chance.uniform(0, 0.3))
         process.kill()
         process.communicate()
         kills += process.returncode == -signal.SIGKILL
     assert kills == 3
-    process = start(data_set, tmp_path / "killed", "--epochs", "3", "--input", "crop")
+    process = start(data_set, tmp_path, *words)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert "carrying on at epoch" in errors
 
-    reference = tmp_path / "undisturbed" / "runs" / "r"
     assert (run / "best.safetensors").read_bytes() == (reference / "best.safetensors").read_bytes()
     ours, theirs = (torch.load(folder / "last.pt", weights_only=True) for folder in (run, reference))
     assert ours["epoch"] == theirs["epoch"] == 3
@@ -112,27 +112,26 @@ def test_an_interrupt_saves_and_says_how_to_carry_on(data_set: Path, tmp_path: P
     assert f"stopped at epoch {state['epoch'] + 1}, step {state['step']} of 4, and saved" in errors
 
 
-def test_stopped_after_any_save_it_carries_on_to_the_same_end(data_set: Path, tmp_path: Path) -> None:
+def test_stopped_after_any_save_it_carries_on_to_the_same_end(plain: TrainConfig, tmp_path: Path) -> None:
     # 4 steps an epoch, saved after each and after the epoch: the fourth save lies between training and validation.
-    config = replace(small(data_set, tmp_path / "whole"), save_minutes=0)
-    reference = train(config)
-    for stop_at in (1, 4, 5, 9):
-        config = replace(config, runs=tmp_path / str(stop_at))
-        saves: list[int] = []
+    config = replace(plain, runs=tmp_path)
+    saves: list[int] = []
 
-        def stop(saves: list[int] = saves, stop_at: int = stop_at) -> None:
-            saves.append(1)
-            if len(saves) == stop_at:
-                raise ZeroDivisionError
+    def stop() -> None:
+        saves.append(1)
+        if len(saves) in (1, 4, 5, 9):
+            raise ZeroDivisionError
 
+    for _ in range(4):
         with pytest.raises(ZeroDivisionError):
             train(config, on_save=stop)
-        run = train(config)
-        assert (run / "best.safetensors").read_bytes() == (reference / "best.safetensors").read_bytes()
-        keys = ("epoch", "train_loss", "val_loss", "learning_rate")
-        assert [[row[key] for key in keys] for row in metrics(run)] == [
-            [row[key] for key in keys] for row in metrics(reference)
-        ]
+    run, reference = train(config, on_save=stop), folder_of(plain)
+    assert len(saves) == 10  # no step was taken twice
+    assert (run / "best.safetensors").read_bytes() == (reference / "best.safetensors").read_bytes()
+    keys = ("epoch", "train_loss", "val_loss", "learning_rate")
+    assert [[row[key] for key in keys] for row in metrics(run)] == [
+        [row[key] for key in keys] for row in metrics(reference)
+    ]
 
 
 def test_killed_before_the_first_state_was_saved_it_starts_over(data_set: Path, tmp_path: Path) -> None:
@@ -145,20 +144,18 @@ def test_killed_before_the_first_state_was_saved_it_starts_over(data_set: Path, 
     assert len(metrics(run)) == 1
 
 
-def test_a_finished_run_goes_on_when_asked_for_more(data_set: Path, tmp_path: Path) -> None:
-    config = small(data_set, tmp_path)
-    run = train(config)
-    first = (run / "best.safetensors").read_bytes()
-    train(config)  # nothing left to do
+def test_a_finished_run_goes_on_when_asked_for_more(plain: TrainConfig, tmp_path: Path) -> None:
+    config = copied(plain, tmp_path)
+    first = (folder_of(plain) / "best.safetensors").read_bytes()
+    run = train(config)  # nothing left to do
     assert (run / "best.safetensors").read_bytes() == first
     assert len(metrics(run)) == 2
     train(replace(config, epochs=3))
     assert [row["epoch"] for row in metrics(run)] == [1, 2, 3]
 
 
-def test_other_settings_or_data_do_not_mix_into_a_run(data_set: Path, tmp_path: Path) -> None:
-    config = small(data_set, tmp_path)
-    train(replace(config, epochs=1))
+def test_other_settings_or_data_do_not_mix_into_a_run(plain: TrainConfig, tmp_path: Path) -> None:
+    config = copied(plain, tmp_path)
     with pytest.raises(RunError, match=r"learning_rate 0.0003 → 0.1"):
         train(replace(config, learning_rate=0.1))
     other = write_data_set(tmp_path / "other", train=8, val=4, test=0, seed=5)
@@ -166,17 +163,24 @@ def test_other_settings_or_data_do_not_mix_into_a_run(data_set: Path, tmp_path: 
         train(replace(config, data=other))
 
 
-def test_a_damaged_state_is_said_so(data_set: Path, tmp_path: Path) -> None:
-    config = replace(small(data_set, tmp_path), epochs=1)
-    run = train(config)
-    (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:1000])
+def test_a_damaged_state_is_said_so(plain: TrainConfig, tmp_path: Path) -> None:
+    config = copied(plain, tmp_path)
+    last = tmp_path / "r" / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(RunError, match=r"last\.pt: is damaged"):
         train(config)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"batch_size": 5}, "must be even"), ({"epochs": 0}, "at least 1"), ({"device": "tpu9"}, "--device tpu9")],
+    [
+        ({"batch_size": 5}, "must be even"),
+        ({"epochs": 0}, "at least 1"),
+        ({"device": "tpu9"}, "--device tpu9"),
+        ({"ema": 1.0}, "--ema 1.0"),
+        ({"crop_size": 96}, "can vary it"),
+        ({"crop_size": 16, "input": "crop", "model": "traces"}, "must be from 32"),
+    ],
 )
 def test_settings_that_can_not_work_are_refused(
     data_set: Path, tmp_path: Path, change: dict[str, object], message: str
@@ -216,6 +220,41 @@ def test_adamw_warms_up_and_ends_at_zero(data_set: Path, tmp_path: Path) -> None
     assert len(saves) == 3
     weights = load_file(run / "best.safetensors")
     assert all(tensor.dtype == torch.float32 for tensor in weights.values())
+
+
+def test_averaged_weights_are_those_for_use_and_are_carried_on(data_set: Path, tmp_path: Path) -> None:
+    config = replace(small(data_set, tmp_path), model="traces", input="crop", crop_size=64, save_minutes=0)
+    averaged = replace(config, name="averaged", ema=0.9)
+
+    def stop_once(saves: list[int]) -> None:
+        saves.append(1)
+        if len(saves) == 2:
+            raise ZeroDivisionError
+
+    saves: list[int] = []
+    with pytest.raises(ZeroDivisionError):
+        train(averaged, on_save=lambda: stop_once(saves))
+    stopped = train(averaged)
+    undisturbed = train(replace(averaged, runs=tmp_path / "undisturbed"))
+    assert (stopped / "best.safetensors").read_bytes() == (undisturbed / "best.safetensors").read_bytes()
+
+    plain = torch.load(train(config) / "last.pt", weights_only=True)
+    state = torch.load(stopped / "last.pt", weights_only=True)
+    for name, weights in plain["network"].items():
+        assert torch.equal(weights, state["network"][name]), name  # averaging does not change the training
+    assert any(not torch.equal(weights, state["averaged"][name]) for name, weights in state["network"].items())
+
+
+def test_the_average_follows_as_an_exponential_mean() -> None:
+    network, average = nn.Linear(1, 1), nn.Linear(1, 1)
+    nn.init.zeros_(average.weight)
+    nn.init.ones_(network.weight)
+    follow(average, network, 0.9, step=1000)
+    assert average.weight.item() == pytest.approx(0.1)
+    follow(average, network, 0.9, step=1001)
+    assert average.weight.item() == pytest.approx(0.19)
+    follow(average, network, 0.999, step=0)  # at the start the past counts little
+    assert average.weight.item() == pytest.approx(1 - 0.81 * 0.1)
 
 
 def test_loader_processes_are_for_accelerators() -> None:

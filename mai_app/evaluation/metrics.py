@@ -5,7 +5,7 @@ is NaN where one is missing; the AUROC of scores that are NaN is NaN.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -111,3 +111,8 @@ def bootstrap(figure: Callable[[Floats, Ints], float], scores: Floats, labels: I
         values.append(figure(scores[drawn], labels[drawn]))
     low, high = np.quantile(values, [0.025, 0.975])
     return Interval(value, float(low), float(high))
+
+
+def plain(interval: Interval) -> dict[str, float | None]:
+    """An interval for JSON, which has no NaN."""
+    return {name: None if np.isnan(value) else value for name, value in asdict(interval).items()}

@@ -16,7 +16,8 @@ CLASS_COLOURS: Final = ("#0072B2", "#D55E00")
 
 def page(title: str, body: str, style: str = "") -> str:
     """One HTML page in MAI's look, with no outside request; `body` is HTML, `title` text, `style` more CSS."""
-    return f"{_HEAD.replace('{title}', html.escape(title))}{style}</style></head><body>\n{body}</body></html>\n"
+    text = f"{_HEAD.replace('{title}', html.escape(title))}{style}</style></head><body>\n{body}</body></html>\n"
+    return text.encode(errors="backslashreplace").decode()  # of a folder's name, what UTF-8 can't hold
 
 
 def plot_style() -> AbstractContextManager[None]:
@@ -60,14 +61,27 @@ def show_percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def show_interval(figure: Mapping[str, float | None], html_: bool = False, percent: bool = False) -> str:
-    """A figure with its interval, as text or for an HTML table."""
-    show = (lambda v: "–" if v is None else f"{100 * v:.0f}") if percent else show_number
+def show_interval(
+    figure: Mapping[str, float | None], html_: bool = False, percent: bool = False, shift: bool = False
+) -> str:
+    """A figure with its interval, as text or for an HTML table; a share in percent, or a shift with its sign."""
+    show = (lambda v: "–" if v is None else f"{100 * v:.0f}") if percent else show_shift if shift else show_number
     value = show(figure["value"]) + (" %" if percent and figure["value"] is not None else "")
-    span = f"{show(figure['low'])}–{show(figure['high'])}"
+    # A dash between signs would read as a minus.
+    span = f"{show(figure['low'])}{' to ' if shift else '–'}{show(figure['high'])}"
     if figure["value"] is None:
         return "–"
     return f"{value}<small>{span}</small>" if html_ else f"{value} ({span})"
+
+
+def show_name(name: str) -> str:
+    """A file's or a folder's name on one line, whatever it holds: what is not printable stands as its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def show_shift(value: float | None) -> str:
+    """A difference of scores with its sign, three digits."""
+    return "–" if value is None else f"{round(value, 3) + 0.0:+.3f}"  # + 0.0: no -0.000
 
 
 def cut_text(text: str, width: int) -> str:
@@ -95,4 +109,7 @@ small { display: block; color: var(--dim); font-weight: 400; font-size: .8em }
 figure { margin: 0; flex: 1 1 20rem; max-width: 26rem } figcaption { color: var(--dim); font-size: .9em }
 figure svg { width: 100%; height: auto; background: var(--plot); border-radius: 6px }
 code { overflow-wrap: anywhere } .note { color: var(--dim); max-width: 60rem }
+.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); gap: 1rem }
+.sheet figure { max-width: none; min-width: 0; overflow-wrap: anywhere } .sheet img { display: block; height: 160px;
+  max-width: 100%; object-fit: contain; object-position: left bottom; margin-bottom: .3rem }
 """

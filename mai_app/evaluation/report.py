@@ -16,8 +16,10 @@ from mai_app.evaluation.page import (
     page,
     plot_style,
     show_interval,
+    show_name,
     show_number,
     show_percent,
+    show_shift,
     svg_text,
 )
 
@@ -53,6 +55,7 @@ def text_tables(report: Mapping[str, Any]) -> str:
         "right: share of the verdicts given, authentic or synthetic, that are right; unsure ones are not counted"
     )
     lines.append("file only: AUROC of a baseline that sees only format, size and JPEG quality of the same files")
+    lines.append(_doubted(report))
     for column, label, rows in _group_tables(report):
         what = "false positives" if label == 0 else "found"
         lines += ["", f"{CLASSES[label]} images called synthetic ({what}), by {column}"]
@@ -60,7 +63,16 @@ def text_tables(report: Mapping[str, Any]) -> str:
         for name, by_tier in rows:
             shares = "".join(f"{show_percent(by_tier[tier]['called_synthetic']['value']):>11}" for tier in TIERS)
             area = show_number(by_tier["clean"]["auroc"]["value"])
-            lines.append(f"{cut_text(name, 44):<44}{by_tier['clean']['images']:>7}{shares}{area:>14}")
+            lines.append(f"{cut_text(show_name(name), 44):<44}{by_tier['clean']['images']:>7}{shares}{area:>14}")
+    if report["bias"]:
+        lines += ["", bias_heading(report["bias"])]
+        head = "".join(f"{name:>26}" for name in CLASSES) + "".join(f"{name + ' only':>16}" for name in CLASSES)
+        lines.append(f"{'saved as':<16}{head}{'flipped':>9}{'crossed':>9}")
+        for version in report["bias"]["versions"]:
+            shifts = "".join(f"{show_interval(version['shift'][name], shift=True):>26}" for name in CLASSES)
+            alone = "".join(f"{show_number(version['auroc_saved_alone'][name]):>16}" for name in CLASSES)
+            shares = "".join(f"{show_percent(version[k]):>9}" for k in ("verdicts_flipped", "threshold_crossed"))
+            lines.append(f"{version['name']:<16}{shifts}{alone}{shares}")
     return "\n".join(lines)
 
 
@@ -74,13 +86,30 @@ def heading(report: Mapping[str, Any]) -> str:
         f"synthetic images{f', {refused} could not be read' if refused else ''}.\n"
         f"Threshold {calibration['threshold']:.3f}, unsure from {calibration['unsure_low']:.3f} to "
         f"{calibration['unsure_high']:.3f}, fixed beforehand on {calibration['authentic_images']} authentic and "
-        f"{calibration['synthetic_images']} synthetic validation images."
+        f"{calibration['synthetic_images']} synthetic validation images"
+        + (f" of {calibration['data']}, whole, in {len(TIERS)} tiers." if calibration["tiers"] else ".")
         + (f"\n{report['note']}" if report["note"] else "")
     )
 
 
-def html_page(report: Mapping[str, Any], curves: Curves) -> str:
-    """The report as one HTML page, plots included."""
+def bias_heading(bias: Mapping[str, Any]) -> str:
+    """What the bias check did and found, in a few sentences."""
+    counts, largest = bias["images"], bias["largest"]
+    return (
+        f"{counts['authentic']} authentic and {counts['synthetic']} synthetic images saved differently: mean shift of "
+        f"p_synthetic by class (95 %); AUROC where one\nclass only is saved so ({show_number(bias['auroc'])} as "
+        f"found); share of verdicts that flip, and of images that cross the threshold.\nLargest shift: "
+        f"{show_shift(largest['shift'])}, {largest['class']} images, {largest['version']}."
+    )
+
+
+def _doubted(report: Mapping[str, Any]) -> str:
+    shares = ", ".join(f"{tier} {show_percent(report['tiers'][tier]['doubted'])}" for tier in TIERS)
+    return f"Unsure because too small, too smooth or too degraded to be judged: {shares}"
+
+
+def html_page(report: Mapping[str, Any], curves: Curves, pictures: Mapping[str, str]) -> str:
+    """The report as one HTML page, plots included; `pictures`: data: URIs of the mistakes' images, by file."""
     with plot_style():
         plots = [
             ("How well the classes are told apart: ROC curves", svg_text(_plot_roc(curves))),
@@ -104,8 +133,11 @@ def html_page(report: Mapping[str, Any], curves: Curves) -> str:
         heading=html.escape(heading(report)).replace("\n", "<br>"),
         figure_names="".join(f"<th>{name}</th>" for name in FIGURES.values()),
         tiers=tiers,
+        doubted=html.escape(_doubted(report)),
         figures=figures,
         groups=groups,
+        bias=_bias_html(report["bias"]) if report["bias"] else "",
+        mistakes=_mistakes_html(report, pictures),
         command=html.escape(command),
         version=html.escape(report["mai_version"]),
     )
@@ -128,7 +160,7 @@ def _group_tables(report: Mapping[str, Any]) -> list[tuple[str, int, list[tuple[
 def _group_html(column: str, label: int, rows: list[tuple[str, dict[str, Any]]]) -> str:
     what = "called synthetic: false positives" if label == 0 else "called synthetic: found"
     body = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{cells['clean']['images']}</td>"
+        f"<tr><th>{html.escape(show_name(name))}</th><td>{cells['clean']['images']}</td>"
         + "".join(
             f"<td>{show_interval(cells[tier]['called_synthetic'], html_=True, percent=True)}</td>" for tier in TIERS
         )
@@ -141,6 +173,43 @@ def _group_html(column: str, label: int, rows: list[tuple[str, dict[str, Any]]])
         f"<th>images</th><th colspan={len(TIERS)}>{what}</th><th>AUROC, clean</th></tr>"
         f"<tr><th></th><th></th>{head}<th></th></tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _bias_html(bias: Mapping[str, Any]) -> str:
+    body = "".join(
+        f"<tr><th>{html.escape(version['name'])}</th>"
+        + "".join(f"<td>{show_interval(version['shift'][name], html_=True, shift=True)}</td>" for name in CLASSES)
+        + "".join(f"<td>{show_number(version['auroc_saved_alone'][name])}</td>" for name in CLASSES)
+        + "".join(f"<td>{show_percent(version[share])}</td>" for share in ("verdicts_flipped", "threshold_crossed"))
+        + "</tr>"
+        for version in bias["versions"]
+    )
+    head = "".join(f"<th>shift, {name}</th>" for name in CLASSES)
+    head += "".join(f"<th>AUROC, {name} only</th>" for name in CLASSES)
+    return (
+        f"<h2>Do scores follow how a file is saved?</h2><p class=note>{html.escape(bias_heading(bias))} The pictures "
+        f"stay what they are: a shift says how far the detector judges the saving instead (BIAS-ID, Ricker et al. "
+        f"2026).</p><div class=scroll><table><thead><tr><th>saved as</th>{head}<th>verdicts flipped</th>"
+        f"<th>threshold crossed</th></tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _mistakes_html(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+    parts = []
+    for label, word in enumerate(CLASSES):
+        rows = [row for row in report["mistakes"] if row["label"] == label]
+        sheet = "".join(_mistake_html(row, pictures.get(row["file"], "")) for row in rows)
+        what = f"{word.capitalize()} images that score {'highest' if label == 0 else 'lowest'}, wrongly"
+        parts.append(f"<h2>{what}</h2>" + (f"<div class=sheet>{sheet}</div>" if rows else "<p class=note>None.</p>"))
+    return "".join(parts)
+
+
+def _mistake_html(row: Mapping[str, Any], picture: str) -> str:
+    name = html.escape(show_name(row["file"]))
+    origin = html.escape(show_name(" · ".join(filter(None, (row["source"], row["generator"])))))
+    scores = " · ".join(f"{tier}&nbsp;{show_number(row['scores'][tier])}" for tier in TIERS)
+    shown = f'<img src="{html.escape(picture)}" alt="">' if picture else ""
+    return f"<figure>{shown}<figcaption>{name}<small>{origin}</small><small>{scores}</small></figcaption></figure>"
 
 
 def _plot_roc(curves: Curves) -> Figure:
@@ -192,13 +261,15 @@ def _plot_reliability(curves: Curves) -> Figure:
 _BODY: Final = """<h1>{title}</h1><p>{heading}</p>
 <p class="note">AUROC 0.5 is chance. TPR: share of synthetic images called synthetic; FPR: share of authentic images
 called synthetic, both at the threshold. Verdicts right: of the verdicts authentic and synthetic, unsure ones left out.
-Small figures are 95 % intervals. File only: the AUROC of a baseline that sees only format, size and JPEG quality of the
-same files, never a pixel; a detector that does not beat it has shown nothing. A score is no proof: no verdict of MAI's
-says that an image is proven authentic.</p>
+Small figures are 95 % intervals. Scores are those before clipping to 0.01 and 0.99. File only: the AUROC of a baseline
+that sees only format, size and JPEG quality of the same files, never a pixel; a detector that does not beat it has
+shown nothing. {doubted}. A score is no proof: no verdict of MAI's says that an image is proven authentic.</p>
 <div class="scroll"><table><thead><tr><th>tier</th>{figure_names}<th>unsure</th><th>verdicts right</th>
 <th>file only</th></tr></thead>
 <tbody>{tiers}</tbody></table></div>
 <div class="plots">{figures}</div>
+{bias}
 {groups}
+{mistakes}
 <p class="note">Made by <code>{command}</code>, MAI {version}.</p>
 """

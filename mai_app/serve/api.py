@@ -20,6 +20,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from mai_app import __version__
+from mai_app.config import SERVE_LIMITS, ServeLimits
 from mai_app.errors import MaiError
 from mai_app.prediction import Prediction
 
@@ -27,17 +28,6 @@ Files = list[tuple[str, bytes]]
 """Names with the bytes of image files."""
 Judge = Callable[[Files, str], Awaitable[list[dict[str, Any]]]]
 """Takes files and a model's name; returns a Prediction's fields a file, in order, or raises MaiError: no model."""
-
-
-@dataclass(frozen=True)
-class ServeLimits:
-    """What one request may hold."""
-
-    max_bytes: int = 64 * 2**20
-    max_files: int = 32
-
-
-SERVE_LIMITS: Final = ServeLimits()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from mai_app.cli import main
 from mai_app.data.images import decode
 from mai_app.evaluation import audit as module
 from mai_app.evaluation.audit import PROPERTIES, audit, file_properties, over, table_properties
@@ -437,7 +438,9 @@ def test_the_text_fits_a_terminal() -> None:
     assert sum(line.startswith(PROPERTIES) for line in lines) == len(PROPERTIES)
 
 
-def test_the_command_writes_its_page_and_strict_fails_over_the_limit(data_set: Path, tmp_path: Path, mai: Run) -> None:
+def test_the_command_writes_its_page_and_strict_fails_over_the_limit(
+    data_set: Path, tmp_path: Path, mai: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain = mai("audit", data_set)
     assert plain.returncode == 0, plain.stderr
     assert plain.stdout.startswith("The files alone")
@@ -446,7 +449,7 @@ def test_the_command_writes_its_page_and_strict_fails_over_the_limit(data_set: P
     area = json.loads(page.with_suffix(".json").read_text())["all"]["auroc"]["value"]
     assert area > 0.9  # the grid of the synthetic pictures makes their PNG files larger
 
-    over_limit = mai("audit", data_set, "--strict", "--out", "o")
-    assert over_limit.returncode == 3
-    assert "the files alone reach an AUROC over 0.6" in over_limit.stderr
+    monkeypatch.chdir(tmp_path)
+    assert main(["audit", str(data_set), "--strict", "--out", "o"]) == 3
+    assert "the files alone reach an AUROC over 0.6" in capsys.readouterr().err
     assert (tmp_path / "o" / "audit.html").is_file()

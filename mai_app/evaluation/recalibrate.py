@@ -1,0 +1,86 @@
+"""From a checkpoint and a data set's val part to the same weights, calibrated on whole files in all four tiers.
+
+RUN/calibration/ holds scores.jsonl, a line an image: an interrupted calibration carries on.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from mai_app import shipped
+from mai_app.checkpoint import BEST, Calibration, find_checkpoint, load_checkpoint, save_checkpoint
+from mai_app.config import CALIBRATION_MIN_IMAGES, TIERS, CalibrateConfig
+from mai_app.device import choose_device
+from mai_app.errors import CheckpointError, DataError
+from mai_app.evaluation.calibrate import calibrate_tiers
+from mai_app.evaluation.page import show_percent
+from mai_app.evaluation.scores import open_images, score
+from mai_app.predict import Detector
+from mai_app.progress import say
+
+FOLDER: Final = "calibration"
+"""Name of the folder of the scores, beside the checkpoint."""
+
+
+def recalibrate(config: CalibrateConfig) -> tuple[Path, Calibration]:
+    """Fit a checkpoint's calibration on the val part of a data set, and write it into the checkpoint's file.
+
+    The images are judged as evaluation and prediction judge them: whole files, all crops, in all four tiers. The file
+    is replaced whole or not at all; its weights stay as they are. Returns the file and its new calibration.
+
+    Raises CheckpointError and DataError for what can't be calibrated, or not on so few images.
+    """
+    path = find_checkpoint(config.model, config.runs)
+    if path.parent == shipped.FOLDER:
+        raise CheckpointError(
+            f"{path}: comes with MAI and stays as it is; copy it to {config.runs / 'mine' / BEST}, "
+            f"and calibrate that with --model mine"
+        )
+    checkpoint = load_checkpoint(path)
+    detector = Detector(checkpoint, choose_device(config.device))
+    images = open_images(config.data, "val", config.prepared)
+    _check_enough([record.label for record in images.records if record.split == "val"], config)
+    rows = score(detector, images, "val", config.workers, path.parent / FOLDER / "scores.jsonl")
+    judged = [row for row in rows if row["part"] == "judged"]
+    _check_enough([row["label"] for row in judged], config)
+    calibration = calibrate_tiers(
+        {tier: np.array([row["logits"][tier] for row in judged]) for tier in TIERS},
+        np.array([row["label"] for row in judged]),
+        {tier: np.array([row["doubts"][tier] is not None for row in judged]) for tier in TIERS},
+        config.data.resolve().name,
+    )
+    if load_checkpoint(path).sha256 != checkpoint.sha256:
+        raise CheckpointError(f"{path}: was changed meanwhile, perhaps by its training; calibrate it once that is done")
+    save_checkpoint(path, checkpoint.network, replace(checkpoint.info, calibration=calibration))
+    say(f"{path}: temperature {checkpoint.info.calibration.temperature:.3f} → {calibration.temperature:.3f}")
+    return path, calibration
+
+
+def text_table(calibration: Calibration) -> str:
+    """A calibration as plain text: what was fitted, and what it comes to in each tier."""
+    columns = ("FPR", "TPR", "unsure", "right")
+    lines = [
+        f"Threshold {calibration.threshold:.3f}, unsure from {calibration.unsure_low:.3f} to "
+        f"{calibration.unsure_high:.3f}, fitted on the val part of {calibration.data}:",
+        f"{calibration.authentic_images} authentic and {calibration.synthetic_images} synthetic images, in four tiers.",
+        "",
+        f"{'tier':<6}{'images':>7}" + "".join(f"{column:>10}" for column in columns),
+    ]
+    for tier in TIERS:
+        rates = calibration.tiers[tier]
+        cells = [show_percent(share) for share in (rates.fpr, rates.tpr, rates.unsure, rates.right)]
+        lines.append(f"{tier:<6}{rates.images:>7}" + "".join(f"{cell:>10}" for cell in cells))
+    lines.append("right: share of the verdicts given that are right, the classes counting alike; – none is given")
+    return "\n".join(lines)
+
+
+def _check_enough(labels: list[int], config: CalibrateConfig) -> None:
+    counts = [labels.count(label) for label in (0, 1)]
+    if min(counts) < CALIBRATION_MIN_IMAGES:
+        raise DataError(
+            f"{config.data}: its val part holds {counts[0]} authentic and {counts[1]} synthetic images whose files are "
+            f"there and can be read; calibrating needs {CALIBRATION_MIN_IMAGES} of each. Name a data set with more val "
+            f"images, or, for a prepared set, the folder of images that it was made from"
+        )
