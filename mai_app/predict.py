@@ -66,9 +66,14 @@ class Detector:
         """Logits (n,), one an image: inputs are (k, size, size, 3) uint8 each; an image's k logits are averaged."""
         if not inputs:
             return np.empty(0)
+        pixels = torch.from_numpy(np.concatenate(inputs))
+        # On a processor, more at a time only means that what is computed no longer fits into its caches.
+        at_a_time = 8 if self.device.type == "cpu" else 256
         with torch.inference_mode():
-            images = to_floats(torch.from_numpy(np.concatenate(inputs)), self.device)
-            logits = self._network(images).double().cpu().numpy()
+            parts = [
+                self._network(to_floats(part, self.device)).double().cpu() for part in torch.split(pixels, at_a_time)
+            ]
+        logits = torch.cat(parts).numpy()
         ends = np.cumsum([len(part) for part in inputs])
         return np.array([part.mean() for part in np.split(logits, ends[:-1])])
 
