@@ -21,7 +21,15 @@ from typing import Any
 
 import modal
 
-from mai_app.config import DemoConfig, EvaluateConfig, PrepareConfig, SweepConfig, TrainConfig
+from mai_app.config import (
+    CalibrateConfig,
+    DemoConfig,
+    EvaluateConfig,
+    PrepareConfig,
+    SweepConfig,
+    TrainConfig,
+    TwinsConfig,
+)
 from mai_app.costs import Machine
 from mai_app.errors import ImageError, MaiError, SourceError
 
@@ -192,6 +200,35 @@ def evaluate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
         return refusal(error)
     volume.commit()
     return report
+
+
+@app.function(image=image, volumes=writable, **EVALUATOR.asked())
+def calibrate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Fit a run's scores on a data set's val part; returns what it comes to, in words."""
+    from mai_app.evaluation.recalibrate import recalibrate, text_table  # noqa: PLC0415
+
+    volume.reload()
+    config = CalibrateConfig(data=_on_volume(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
+    try:
+        path, calibration = recalibrate(config)
+    except MaiError as error:
+        return refusal(error)
+    volume.commit()
+    return {"text": text_table(calibration), "run": path.parent.name}
+
+
+@app.function(image=image, volumes=writable, secrets=[hub_settings], retries=carry_on, **TRAINER.asked())
+def twins(data: str, out: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Make a data set of the Volume with a synthetic twin of each authentic image; returns what was made, in words."""
+    from mai_app.twins import make_twins, summary  # noqa: PLC0415
+
+    config = TwinsConfig(data=Path(DATA / data), out=Path(DATA / out), prepared=Path(PREPARED), **settings)
+    try:
+        made = make_twins(config)
+    except MaiError as error:
+        return refusal(error)
+    volume.commit()
+    return {"text": summary(made, dataclasses.replace(config, out=Path(out)))}
 
 
 @app.cls(image=image, volumes=readable, scaledown_window=IDLE, enable_memory_snapshot=True, **JUDGE.asked())

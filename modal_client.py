@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -14,6 +14,7 @@ import modal_app
 from mai_app.atomic import write_bytes
 from mai_app.cli import Config, parse, paths_to_judge, run
 from mai_app.config import (
+    CalibrateConfig,
     DemoConfig,
     EvaluateConfig,
     PredictConfig,
@@ -21,6 +22,7 @@ from mai_app.config import (
     ScanConfig,
     SweepConfig,
     TrainConfig,
+    TwinsConfig,
 )
 from mai_app.costs import hire
 from mai_app.data.folders import find_images
@@ -88,22 +90,20 @@ def hosted_judge(model: str = "") -> Any:
 
 def dispatch(config: Config, stream: IO[str] | None = None) -> int:
     """Hand a command to the running app and show what comes back; returns the exit code."""
-    if isinstance(config, PrepareConfig):
-        return _prepare(config, stream)
-    if isinstance(config, TrainConfig):
-        return _train(config, stream)
-    if isinstance(config, SweepConfig):
-        say(hire("sweep", modal_app.TRAINER, containers=len(plan(config))))
-        settings = settings_of(config, *PLACES)
-        result = answer(modal_app.run_sweep.remote(_prepared_on_volume(config.data), settings))
-        return show_sweep([Result(**row) for row in result["results"]], config, stream)
-    if isinstance(config, EvaluateConfig):
-        return _evaluate(config, stream)
-    if isinstance(config, PredictConfig):
-        return _predict(config, stream, modal_app.Judge(model=config.model).judge)  # type: ignore[call-arg]
-    if isinstance(config, ScanConfig):
-        return _scan(config, stream)
-    raise MaiError("this command runs on the local machine only; `modal run modal_app.py` trains on simulated images")
+    work: dict[type, Callable[[Any, IO[str] | None], int]] = {
+        PrepareConfig: _prepare,
+        TwinsConfig: _twins,
+        TrainConfig: _train,
+        SweepConfig: _sweep,
+        CalibrateConfig: _calibrate,
+        EvaluateConfig: _evaluate,
+        PredictConfig: _predict_there,
+        ScanConfig: _scan,
+    }
+    if type(config) not in work:
+        words = "this command runs on the local machine only; `modal run modal_app.py` trains on simulated images"
+        raise MaiError(words)
+    return work[type(config)](config, stream)
 
 
 def _prepare(config: PrepareConfig, stream: IO[str] | None) -> int:
@@ -117,6 +117,14 @@ def _prepare(config: PrepareConfig, stream: IO[str] | None) -> int:
     return 1 if result["missing"] else 0
 
 
+def _twins(config: TwinsConfig, stream: IO[str] | None) -> int:
+    say(hire("twins", modal_app.TRAINER, containers=1))
+    settings = settings_of(config, *PLACES, "out")
+    result = answer(modal_app.twins.remote(_data_on_volume(config.data), config.out.name, settings))
+    print(f"{result['text']}, on Modal", file=stream)
+    return 0
+
+
 def _train(config: TrainConfig, stream: IO[str] | None) -> int:
     say(hire("train", modal_app.TRAINER, containers=1))
     data = _prepared_on_volume(config.data)
@@ -125,6 +133,19 @@ def _train(config: TrainConfig, stream: IO[str] | None) -> int:
     figures = result["last_epoch"]
     loss = f"val loss {figures['val_loss']:.4f}"
     print(f"done: run {result['run']} on the Volume, epoch {figures['epoch']}, {loss}", file=stream)
+    return 0
+
+
+def _sweep(config: SweepConfig, stream: IO[str] | None) -> int:
+    say(hire("sweep", modal_app.TRAINER, containers=len(plan(config))))
+    result = answer(modal_app.run_sweep.remote(_prepared_on_volume(config.data), settings_of(config, *PLACES)))
+    return show_sweep([Result(**row) for row in result["results"]], config, stream)
+
+
+def _calibrate(config: CalibrateConfig, stream: IO[str] | None) -> int:
+    say(hire("calibrate", modal_app.EVALUATOR))
+    result = answer(modal_app.calibrate.remote(_data_on_volume(config.data), settings_of(config, *PLACES)))
+    print(f"{result['text']}\n\ncalibrated: run {result['run']} on the Volume", file=stream)
     return 0
 
 
@@ -138,6 +159,10 @@ def _evaluate(config: EvaluateConfig, stream: IO[str] | None) -> int:
         write_bytes(here / name, b"".join(volume.read_file(str(there / name))))
     show_report(report | {"folder": str(here)}, stream)
     return 0
+
+
+def _predict_there(config: PredictConfig, stream: IO[str] | None) -> int:
+    return _predict(config, stream, modal_app.Judge(model=config.model).judge)  # type: ignore[call-arg]
 
 
 def _predict(config: PredictConfig, stream: IO[str] | None, judge: Any) -> int:

@@ -248,7 +248,7 @@ def hub_reconstruction(name: str, device: torch.device) -> Reconstruct:
     reasons = []
     for subfolder in (None, "vae"):
         try:
-            network = AutoencoderKL.from_pretrained(
+            network = AutoencoderKL.from_pretrained(  # type: ignore[no-untyped-call]
                 place, subfolder=subfolder, revision=revision or None, use_safetensors=True, torch_dtype=torch.float32
             )
             break

@@ -189,6 +189,24 @@ def test_one_command_line_two_places(volume: Path, tmp_path: Path, mai: Run) -> 
     assert (tmp_path / "sweep").read_text() == swept.stdout
 
 
+def test_twins_and_calibration_on_the_volume(volume: Path, tmp_path: Path) -> None:
+    data = write_data_set(tmp_path / "more", train=8, val=24, test=1)
+    copytree(volume / "state", tmp_path / "state")
+    script = f"""
+        python local_entry.py twins --data {data} --out more-twins --autoencoder nearest --steps 2 --on modal
+        python local_entry.py calibrate --data more --model r --on modal
+        modal volume ls mai data/more-twins/train/synthetic/twins
+    """
+    done = on_modal(script, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "more-twins: 32 twins" in done.stdout
+    assert "24 authentic and 24 synthetic images, in four tiers" in done.stdout
+    assert "calibrated: run r on the Volume" in done.stdout
+    assert done.stdout.count("train/synthetic/twins/source") == 3
+    assert "twins: hires 1 container (L4 or A10 or T4" in done.stderr
+    assert weights(tmp_path) != weights(volume)  # the calibration stands in the checkpoint
+
+
 def test_hosted_for_python_and_http_and_new_weights_go_live(volume: Path, tmp_path: Path) -> None:
     copytree(volume / "state", tmp_path / "state")
     picture = next((volume / "tiny" / "test" / "synthetic").rglob("*.png"))
