@@ -127,8 +127,8 @@ def _make(
     """Make the units that are not there yet, and join them all."""
     downloads = folder / "downloads"
     shutil.rmtree(downloads, ignore_errors=True)
-    for leftover in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
-        leftover.unlink()
+    for leftover in (*folder.glob(".*.tmp"), *(folder / "left-out").glob(".*.tmp")):
+        leftover.unlink()  # of a process that was killed while it wrote
     todo = [unit for unit in plan.units if not (folder / "units" / unit.name).is_dir()]
     remote = sum(unit.file.size for unit in todo if isinstance(unit, RemoteUnit))
     remote += sum(table.file.size for table in plan.flags.values() if not _names(table.name, folder).exists())

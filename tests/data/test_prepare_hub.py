@@ -609,6 +609,14 @@ def test_a_source_whose_table_of_flags_is_damaged_is_not_taken(own: Hub, tmp_pat
     assert "metadata.parquet: not a table" in prepared.facts["missing"]["diffusiondb"]
 
 
+def test_what_a_killed_process_was_writing_does_not_stay(six: Six, hub: Hub, tmp_path: Path) -> None:
+    for place in (tmp_path / "s", tmp_path / "s" / "left-out"):
+        place.mkdir()
+        (place / ".half.txt.8361.tmp").write_text("half a list")
+    made = prepare(tmp_path, "posters", "diffusiondb")
+    assert contents(made.folder) == undisturbed(six, "posters", "diffusiondb")
+
+
 def elsewhere(folder: Path, downloads: Path) -> Spread:
     """Makes units as other machines would: last first, knowing nothing but the unit and the folder."""
 
