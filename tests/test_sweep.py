@@ -79,7 +79,10 @@ def test_the_plan_is_the_product_of_the_settings_and_seeds(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("vary", "reason"),
     [
-        ("learnig-rate=1", r"learnig-rate=1: `mai train` has no such setting; those to vary are model, start-from, frozen, input"),
+        (
+            "learnig-rate=1",
+            r"learnig-rate=1: `mai train` has no such setting; those to vary are model, start-from, frozen, input",
+        ),
         ("seed=1,2", "a sweep sets it itself"),
         ("runs=elsewhere", "a sweep sets it itself"),
         ("epochs=1,two", "'two' is no value of epochs, which takes int"),
