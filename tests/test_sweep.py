@@ -81,7 +81,7 @@ def test_the_plan_is_the_product_of_the_settings_and_seeds(tmp_path: Path) -> No
     [
         (
             "learnig-rate=1",
-            r"learnig-rate=1: `mai train` has no such setting; those to vary are model, start-from, frozen, input",
+            r"learnig-rate=1: `mai train` has no such setting; those to vary are model, start-from",
         ),
         ("seed=1,2", "a sweep sets it itself"),
         ("runs=elsewhere", "a sweep sets it itself"),
