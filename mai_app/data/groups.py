@@ -124,9 +124,9 @@ def _draw(name: str, seed: int) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") / 2**64
 
 
-def in_test_alone(sha256: str, splitting: Splitting) -> bool:
-    """Whether an image without duplicates, of that hash, is drawn into the test part."""
-    return splitting.val <= _draw(sha256[:16], splitting.seed) < splitting.val + splitting.test
+def held_out_alone(sha256: str, splitting: Splitting) -> bool:
+    """Whether an image without duplicates, of that hash, is drawn into the val or the test part."""
+    return _draw(sha256[:16], splitting.seed) < splitting.val + splitting.test
 
 
 def _equal(values: npt.NDArray[np.generic], where: npt.NDArray[np.bool_] | None = None) -> Ints:

@@ -186,8 +186,8 @@ def plan_folder(data: Path) -> tuple[str, list[FolderUnit]]:
 def bytes_needed(units: list[Unit], jobs: int) -> tuple[int, int]:
     """Estimated bytes on the disk: stored in the end, and of downloads at one time."""
     stored = sum(unit.images * MOST_BYTES for unit in units)
-    # A tenth of the files is kept as they are, for the test part.
-    stored += sum(unit.images * unit.source.image_bytes // 10 for unit in units if isinstance(unit, RemoteUnit))
+    # A fifth of the files is kept as they are, of val and test.
+    stored += sum(unit.images * unit.source.image_bytes // 5 for unit in units if isinstance(unit, RemoteUnit))
     sizes = sorted((unit.file.size for unit in units if isinstance(unit, RemoteUnit)), reverse=True)
     return stored, sum(sizes[:jobs])
 

@@ -18,8 +18,8 @@ def source_table() -> str:
     total_fetched = total_stored = 0
     for source in SOURCES:
         fetched = source.images * source.image_bytes
-        # A tenth of the files is kept, for the test part.
-        stored = source.images * MOST_BYTES + fetched // 10
+        # A fifth of the files is kept, of val and test.
+        stored = source.images * MOST_BYTES + fetched // 5
         total_fetched, total_stored = total_fetched + fetched, total_stored + stored
         drawn = [
             f"{source.parts} drawn" if source.parts else "",

@@ -23,7 +23,7 @@ import pyarrow as pa
 from mai_app.atomic import sync_folder
 from mai_app.config import IMAGE_SIZE, PREPARED_WINDOW, Splitting
 from mai_app.data.folders import Record
-from mai_app.data.groups import in_test_alone, perceptual_hash
+from mai_app.data.groups import held_out_alone, perceptual_hash
 from mai_app.data.images import Pixels, decode, read_file
 from mai_app.data.inputs import random_window, resize
 from mai_app.data.streaming import ordered_map
@@ -83,7 +83,7 @@ def write_unit(
 ) -> None:
     """Decode and store the items, in their order, as the folder, which appears when all of it is on the disk.
 
-    With keep_originals the files of images that the seed draws into the test part are kept, too. `on_image` is
+    With keep_originals the files of images that the seed draws into val or test are kept, too. `on_image` is
     called after each item; what it, or the items, raise leaves nothing behind, OSError for a full disk included.
     """
 
@@ -139,7 +139,7 @@ def _decode(
     rng = np.random.default_rng([splitting.seed, int(sha256[:16], 16)])
     window = random_window(image.pixels, PREPARED_WINDOW, rng)
     stretched = resize(image.pixels, IMAGE_SIZE)
-    original = data if keep_originals and in_test_alone(sha256, splitting) else b""
+    original = data if keep_originals and held_out_alone(sha256, splitting) else b""
     row = {
         "file": file,
         "label": record.label,

@@ -64,7 +64,7 @@ def open_images(data: Path, split: str, prepared: Path) -> Images:
         if not where:
             raise DataError(f"{data}: keeps no image files; name the folder of images that it was made from")
         records = _of_manifest(made, rows)
-        say(f"{data} keeps the files of its test part alone, {len(records)} of them")
+        say(f"{data} keeps the files of its val and test parts alone, {len(records)} of them")
         return Images(made.fingerprint, records, lambda record: made.original(where[record.file]))
 
     records = scan(data)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from mai_app.config import NEAR_DUPLICATE_BITS, SPLITTING
-from mai_app.data.groups import Digests, assign_splits, group_images, in_test_alone, near_pairs, perceptual_hash
+from mai_app.data.groups import Digests, assign_splits, group_images, held_out_alone, near_pairs, perceptual_hash
 from mai_app.data.inputs import resize
 
 Texts = npt.NDArray[np.str_]
@@ -138,8 +138,8 @@ def test_without_folders_a_seeded_hash_of_the_group_decides() -> None:
     np.testing.assert_array_equal(split(groups)[0], splits)
     assert np.mean(split(groups, seed=1)[0] != splits) > 0.2
     # What an image alone would be drawn into is known before its group is.
-    alone = [in_test_alone(f"{group}{'0' * 48}", SPLITTING) for group in groups]
-    np.testing.assert_array_equal(splits == "test", alone)
+    alone = [held_out_alone(f"{group}{'0' * 48}", SPLITTING) for group in groups]
+    np.testing.assert_array_equal(splits != "train", alone)
 
 
 def test_a_folders_word_holds_and_test_comes_before_val_before_train() -> None:
