@@ -75,8 +75,9 @@ def write_card(config: CardConfig) -> Path:
         raise DataError(
             f"{config.report}: holds images of training or calibration; a card needs a report on the test part"
         )
-    write_text(config.out, card(checkpoint, report, others))
-    return config.out
+    out = config.out or config.report / "MODEL_CARD.md"
+    write_text(out, card(checkpoint, report, others))
+    return out
 
 
 def card(checkpoint: Checkpoint, report: Report, others: Sequence[Report]) -> str:

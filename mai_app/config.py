@@ -373,8 +373,8 @@ class CardConfig:
     """Folder of a report of another model on the same images, for comparison; once for each."""
     model: str = ""
     """Checkpoint file, run folder, or name of a run or shipped model. Default: the file that the report names."""
-    out: Path = Path("MODEL_CARD.md")
-    """File of the card, Markdown."""
+    out: Path | None = None
+    """File of the card, Markdown. Default: MODEL_CARD.md in the report's folder."""
     runs: Path = RUNS
     """Where the runs are."""
 

@@ -102,8 +102,9 @@ def tables(text: str) -> list[list[list[str]]]:
 def test_the_command_writes_the_reports_figures(mai: Run, run: Path, report: dict[str, Any], tmp_path: Path) -> None:
     other = changed(report, tmp_path / "other", model="res*net", version="0123456789ab", trained_on=NASTY)
     done = mai("card", "--report", run / "report-test", "--beside", other)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "card: MODEL_CARD.md\n", "")
-    text = (tmp_path / "MODEL_CARD.md").read_text()
+    path = run / "report-test" / "MODEL_CARD.md"
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"card: {path}\n", "")
+    text = path.read_text()
     assert text.startswith("# my\\_run: model card\n")
     assert [line for line in text.splitlines() if line.startswith("##")] == HEADINGS
     training, tiers, *_ = tables(text)
