@@ -42,7 +42,7 @@ LEADER = Machine(cores=1, gib=2, hours=24)  # hands out the work of others
 # No GPU: beside decoding, so small a network costs little, and a container without one starts sooner.
 JUDGE = Machine(cores=4, gib=4, hours=1 / 6, containers=10)
 SCANNER = Machine(cores=4, gib=4, hours=1 / 2, containers=20)
-WEB = Machine(cores=1 / 2, gib=1, hours=1 / 6, containers=4)
+WEB = Machine(cores=1 / 2, gib=1, hours=1 / 2, containers=4)
 IDLE = 5 * 60  # seconds that a container of the hosted detector waits for the next call
 
 VOLUME = PurePosixPath("/mai")  # data sets, prepared sets and runs, in folders of these names

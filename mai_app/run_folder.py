@@ -42,8 +42,9 @@ def check_settings(config: TrainConfig, run: Path, fingerprint: str, precision: 
     }
     if path.exists():
         try:
-            old = json.loads(path.read_text())
-        except ValueError as error:
+            # A setting that the run's MAI did not have yet was as its default is now.
+            old = settings(TrainConfig(data=config.data)) | json.loads(path.read_text())
+        except (ValueError, TypeError) as error:  # TypeError: JSON, but no settings
             raise RunError(f"{path}: is damaged ({error}); choose another --name") from None
         if old.get("data_fingerprint") != fingerprint:
             raise RunError(f"{run}: was started on other data than {config.data} holds now; choose another --name")

@@ -140,6 +140,18 @@ def installed(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return site
 
 
+def in_python(code: str, installed: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run code in a Python that has MAI from there and nowhere else."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def test_predict_works_right_after_installation(installed: Path, trained_run: Path, tmp_path: Path) -> None:
     Image.fromarray(picture(np.random.default_rng(0), 1)).save(tmp_path / "photo.jpg")
     code = (
@@ -149,14 +161,7 @@ def test_predict_works_right_after_installation(installed: Path, trained_run: Pa
         "from mai_app.cli import main\n"
         "sys.exit(main(['predict', '--json', 'photo.jpg']))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(installed)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = in_python(code, installed, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     path, rows = done.stdout.split("\n", 1)
     assert path == str(installed / "mai_app" / "weights" / f"{SHIPPED}.safetensors")
@@ -167,14 +172,7 @@ def test_predict_works_right_after_installation(installed: Path, trained_run: Pa
 
 def test_models_needs_no_torch(installed: Path, tmp_path: Path) -> None:
     code = "import sys; from mai_app.cli import main; sys.exit(main(['models']) or 'torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(installed)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = in_python(code, installed, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1].startswith(f"* {SHIPPED}  shipped  baseline  ")
 

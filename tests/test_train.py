@@ -163,6 +163,18 @@ def test_other_settings_or_data_do_not_mix_into_a_run(plain: TrainConfig, tmp_pa
         train(replace(config, data=other))
 
 
+def test_a_run_of_an_earlier_mai_is_carried_on_without_the_settings_it_did_not_have(
+    plain: TrainConfig, tmp_path: Path
+) -> None:
+    config = copied(plain, tmp_path)
+    path = folder_of(config) / "config.json"
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in written.items() if name not in ("ema", "start_from")}))
+    train(config)
+    with pytest.raises(RunError, match=r"ema 0\.0 → 0\.9"):
+        train(replace(config, ema=0.9))
+
+
 def test_a_damaged_state_is_said_so(plain: TrainConfig, tmp_path: Path) -> None:
     config = copied(plain, tmp_path)
     last = tmp_path / "r" / "last.pt"
