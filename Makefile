@@ -23,8 +23,8 @@ check-shared: .venv/ready ## Run the tests that need the development images besi
 	$(BIN)/python -m pytest -m shared
 
 lock: ## Write requirements.lock anew from pyproject.toml (needs uv)
-	uv pip compile --universal --python-version 3.11 pyproject.toml --extra serve --extra dev --extra twins --no-annotate --no-header \
-		--upgrade --quiet --output-file requirements.lock
+	uv pip compile --universal --python-version 3.11 pyproject.toml --extra serve --extra provenance \
+		--extra export --extra twins --extra dev --no-annotate --no-header --upgrade --quiet --output-file requirements.lock
 
 clean: ## Remove the environment and what the demo made
 	rm -rf .venv demo

@@ -28,7 +28,7 @@ from mai_app.costs import hire
 from mai_app.data.folders import find_images
 from mai_app.data.sources import SOURCES
 from mai_app.errors import ImageError, MaiError
-from mai_app.prediction import Prediction
+from mai_app.prediction import Prediction, prediction_of
 from mai_app.progress import say
 from mai_app.scan import list_files, read_item
 from mai_app.scan import scan as scan_here
@@ -172,7 +172,7 @@ def _predict(config: PredictConfig, stream: IO[str] | None, judge: Any) -> int:
 
     def rows() -> Iterator[Prediction]:
         for row in _mapped(judge, files):
-            yield Prediction(**row)
+            yield prediction_of(row)
 
     return show_predictions(rows(), chosen_format(config), stream)
 

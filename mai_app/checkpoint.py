@@ -15,7 +15,7 @@ from torch import nn
 from mai_app import shipped
 from mai_app.atomic import write_bytes
 from mai_app.config import IMAGE_SIZE, SHIPPED, InputMode, Preprocessing, Verdict
-from mai_app.errors import CheckpointError
+from mai_app.errors import CheckpointError, ModelNameError
 from mai_app.model import MODELS
 
 FORMAT_VERSION: Final = 2
@@ -169,7 +169,7 @@ def find_checkpoint(name: str, runs: Path) -> Path:
     except OSError as error:  # a name too long, or in a closed folder
         raise CheckpointError(f"model {name!r} can't be read ({error.strerror})") from None
     except StopIteration:
-        raise CheckpointError(
+        raise ModelNameError(
             f"model {name!r} not found; available runs in {runs}/ = {list(there)}, shipped models = {list(come_with)}"
         ) from None
 

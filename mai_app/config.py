@@ -34,10 +34,15 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class ServeLimits:
-    """What one request to the HTTP API may hold."""
+    """What the HTTP API takes, in one request and at a time; LIMITS says what an image may be."""
 
     max_bytes: int = 64 * 2**20
     max_files: int = 32
+    requests: int = 64  # with bodies, at a time; more are answered with 503
+    waiting_files: int = 256  # read and not yet judged; more are answered with 503
+    waiting_bytes: int = 512 * 2**20
+    per_minute: int = 600  # requests with bodies a client's address, on average; more are answered with 429
+    retry_seconds: int = 2  # Retry-After of a 503
 
 
 SERVE_LIMITS = ServeLimits()
@@ -298,6 +303,10 @@ class PredictConfig:
     """A JSON object a line, as they come."""
     csv: bool = False
     """Comma-separated values with a header."""
+    evidence: bool = False
+    """Also say what the files say of their making: Content Credentials, EXIF, text of generators, …"""
+    heatmap: Path | None = None
+    """Folder to write a picture into for each image: where in it the score comes from."""
     device: str = "auto"
     """auto, cpu, cuda, …"""
     batch_size: int = 32
@@ -351,6 +360,36 @@ class SweepConfig:
     """Where the runs are."""
     prepared: Path = PREPARED
     """Where decoded images are kept."""
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Serve the page and the HTTP API on this machine, to this machine. Images are neither stored nor logged."""
+
+    model: str = ""
+    """Checkpoint file, run folder, or name of a run or shipped model. Default: the run trained last, else traces."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 opens it to the network, where anybody may use it."""
+    port: int = 8000
+    """Port to listen on; 0: one that is free."""
+    device: str = "auto"
+    """auto, cpu, cuda, …"""
+    workers: int = 2
+    """Threads that decode."""
+    runs: Path = RUNS
+    """Where the runs are."""
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a model as ONNX, for use without torch, and check that it says the same."""
+
+    out: Path = Path("model.onnx")
+    """File to write."""
+    model: str = ""
+    """Checkpoint file, run folder, or name of a run or shipped model. Default: the run trained last, else traces."""
+    runs: Path = RUNS
+    """Where the runs are."""
 
 
 @dataclass(frozen=True)

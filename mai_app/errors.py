@@ -5,6 +5,7 @@ MaiError
 │   └── SourceError   a remote data set, or one of its files, that can't be had; the others go on
 ├── ImageError        one file that can't be judged; the rest of a batch goes on
 ├── CheckpointError   a checkpoint that is missing, damaged, or from another model
+│   └── ModelNameError    a model's name that none has
 └── RunError          a training run that can't start, or can't carry on as asked
 """
 
@@ -41,6 +42,10 @@ class ImageError(MaiError):
 
 class CheckpointError(MaiError):
     """A checkpoint that is missing, damaged, newer than this MAI, or not MAI's."""
+
+
+class ModelNameError(CheckpointError):
+    """A name that no run and no shipped model has."""
 
 
 class RunError(MaiError):

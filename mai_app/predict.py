@@ -1,7 +1,8 @@
 """From image files to predictions, in a stream: a row a file, in order, whatever is wrong with some of them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,15 @@ from mai_app.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from mai_app.config import RUNS, SHOWN_SCORES, Verdict
 from mai_app.data.dataset import to_floats
 from mai_app.data.doubt import doubt
-from mai_app.data.images import Pixels, decode, decode_file
+from mai_app.data.images import Pixels, decode, read_file
 from mai_app.data.inputs import input_notes, to_inputs
 from mai_app.data.streaming import ordered_map
 from mai_app.device import choose_device
 from mai_app.errors import ImageError
 from mai_app.evaluation.calibrate import sigmoid
-from mai_app.prediction import Prediction
+from mai_app.evidence.provenance import read_evidence
+from mai_app.prediction import Evidence, ImageFacts, ModelFacts, Prediction, model_facts
+from mai_app.shipped import name_of
 
 Judgeable = str | Path | tuple[str, bytes] | ImageError
 """A file's path, or a name with a file's bytes; an ImageError becomes the row that reports it."""
@@ -30,7 +33,9 @@ class _Seen:
 
     name: str
     inputs: Pixels | None = None
+    image: ImageFacts | None = None
     doubt: str | None = None
+    evidence: tuple[Evidence, ...] | None = None
     notes: tuple[str, ...] = ()
     error: str | None = None
 
@@ -44,18 +49,24 @@ class Detector:
         self.device = device
         self._network = checkpoint.network.to(device).to(memory_format=torch.channels_last)
 
+    @property
+    def facts(self) -> ModelFacts:
+        """What there is to know of the model."""
+        return model_facts(name_of(self.checkpoint.path), self.checkpoint.sha256, asdict(self.info))
+
     def predict(
-        self, images: str | Path | Iterable[Judgeable], batch_size: int = 32, workers: int = 2
+        self, images: str | Path | Iterable[Judgeable], batch_size: int = 32, workers: int = 2, evidence: bool = False
     ) -> Iterator[Prediction]:
         """Judge images one after the other: a Prediction each, in order, made as it is asked for.
 
         An image is a path, or a pair of a name and a file's bytes. A file that can't be judged gives a Prediction
-        with its error. Memory does not grow with the number of images.
+        with its error. With `evidence` it also has what the file says of its making, which never moves the score.
+        Memory does not grow with the number of images.
         """
         if isinstance(images, str | Path):
             images = [images]
         batch: list[_Seen] = []
-        for item in ordered_map(self._read, images, workers, ahead=workers + 2):
+        for item in ordered_map(partial(self._read, evidence), images, workers, ahead=workers + 2):
             batch.append(item)
             if len(batch) >= batch_size:
                 yield from self._judge(batch)
@@ -85,18 +96,33 @@ class Detector:
         """The verdict on an image of this unclipped score: unsure, whatever the score, where there is doubt."""
         return "unsure" if doubt else self.info.calibration.verdict(p_synthetic)
 
-    def _read(self, image: Judgeable) -> _Seen:
+    def _read(self, evidence: bool, image: Judgeable) -> _Seen:
         try:
             if isinstance(image, ImageError):
                 raise image
-            decoded = decode(image[1], image[0]) if isinstance(image, tuple) else decode_file(Path(image))
+            name, data = image if isinstance(image, tuple) else (str(image), read_file(Path(image)))
+            decoded = decode(data, name)
         except ImageError as error:
             return _Seen(error.name, error=error.reason)
-        name = image[0] if isinstance(image, tuple) else str(image)
         height, width = decoded.pixels.shape[:2]
+        inputs = to_inputs(decoded.pixels, self.info.preprocessing)
         reason = doubt(decoded.pixels, decoded.jpeg_quality)
-        notes = decoded.notes + input_notes(height, width, self.info.preprocessing) + ((reason,) if reason else ())
-        return _Seen(name, to_inputs(decoded.pixels, self.info.preprocessing), reason, notes)
+        return _Seen(
+            name=name,
+            inputs=inputs,
+            image=ImageFacts(
+                width=width,
+                height=height,
+                format=decoded.format,
+                file_bytes=decoded.file_bytes,
+                orientation=decoded.orientation,
+                jpeg_quality=decoded.jpeg_quality,
+                crops=len(inputs),
+            ),
+            doubt=reason,
+            evidence=read_evidence(data) if evidence else None,
+            notes=decoded.notes + input_notes(height, width, self.info.preprocessing) + ((reason,) if reason else ()),
+        )
 
     def _judge(self, batch: list[_Seen]) -> Iterator[Prediction]:
         scores = iter(self.p_synthetic(self.logits([seen.inputs for seen in batch if seen.inputs is not None])))
@@ -109,9 +135,13 @@ class Detector:
                 p_synthetic=None if score is None else min(max(score, low), high),
                 verdict=None if score is None else self.verdict(score, seen.doubt),
                 threshold=round(self.info.calibration.threshold, 6),
+                unsure_low=round(self.info.calibration.unsure_low, 6),
+                unsure_high=round(self.info.calibration.unsure_high, 6),
                 model=self.info.model,
                 version=self.checkpoint.version,
+                image=seen.image,
                 notes=seen.notes,
+                evidence=seen.evidence,
                 error=seen.error,
             )
 

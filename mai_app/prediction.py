@@ -2,13 +2,78 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import IO, Literal
+from typing import IO, Any, Final, Literal
 
 from mai_app.config import Verdict
 
 Format = Literal["table", "json", "jsonl", "csv"]
+
+
+Strength = Literal["signed", "declared", "hint"]
+"""signed: by somebody, and unchanged since; declared: the file says so, and anybody can write that; hint: less."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One thing that a file says of its making, beside the score and never in it. Nothing said counts for nothing."""
+
+    source: str
+    """Where in the file: Content Credentials, IPTC, EXIF, XMP, PNG text, JPEG tables, …"""
+    points_to: Literal["synthetic", "authentic", "edited", "nothing"]
+    """What it would mean if it were true; nothing: for information."""
+    strength: Strength
+    says: str
+    """The statement in words, one line, with how far it can be trusted."""
+    fields: tuple[tuple[str, str], ...] = ()
+    """What stands there, shortened: names and values, printable."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """How an image was read."""
+
+    width: int
+    """Pixels, after orientation."""
+    height: int
+    format: str
+    """JPEG, PNG, WEBP, GIF, BMP or TIFF."""
+    file_bytes: int
+    orientation: int
+    """EXIF orientation that was applied, 1 (as stored) to 8."""
+    jpeg_quality: int | None
+    """Estimated quality of a JPEG's tables, 1 to 100."""
+    crops: int
+    """Windows that the network looked at."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What there is to know of the model behind a score, from its checkpoint."""
+
+    name: str
+    """What it is asked for by."""
+    network: str
+    version: str
+    """Names weights and calibration: the first digits of sha256. A Prediction has it too."""
+    sha256: str
+    """Of the checkpoint's file."""
+    trained_on: str
+    """Name of the data set."""
+    threshold: float
+    """Score from which on an image counts as synthetic where a yes or no is needed."""
+    unsure_low: float
+    """Verdict authentic below this score."""
+    unsure_high: float
+    """Verdict synthetic above this score; between the two, unsure."""
+    calibrated_on: str
+    """Name of the data set on whose val part the three were fitted; empty: the one trained on."""
+    authentic_images: int
+    """Images they were fitted on."""
+    synthetic_images: int
+    tiers: Mapping[str, Mapping[str, float | None]]
+    """By tier (clean, q90, web, hard) on those images: images, fpr, tpr, unsure, right; empty where not measured."""
 
 
 @dataclass(frozen=True)
@@ -23,27 +88,76 @@ class Prediction:
     """authentic, unsure or synthetic, by the score before it is clipped; unsure where a note says why not judged."""
     threshold: float
     """Score, before it is clipped, from which on the image counts as synthetic where a yes or no is needed."""
+    unsure_low: float
+    """Verdict authentic below this score."""
+    unsure_high: float
+    """Verdict synthetic above this score; between the two, unsure."""
     model: str
     """Name of the network."""
     version: str
     """Names weights and calibration: the first digits of the checkpoint's SHA-256."""
+    image: ImageFacts | None
+    """How the file was read; None where it could not be."""
     notes: tuple[str, ...]
     """What to know about how this image was read, and why it can't be judged where that is so."""
+    evidence: tuple[Evidence, ...] | None
+    """What the file says of its making; None where it was not asked for, or could not be read."""
     error: str | None
     """Why the file could not be judged; then p_synthetic and verdict are None."""
+
+
+def model_facts(name: str, sha256: str, document: Mapping[str, Any]) -> ModelFacts:
+    """The facts of a checkpoint from what its file says about itself; raises KeyError for what it does not say."""
+    fit = document["calibration"]
+    return ModelFacts(
+        name=name,
+        network=document["model"],
+        version=sha256[:12],
+        sha256=sha256,
+        trained_on=document["data"],
+        threshold=round(fit["threshold"], 6),
+        unsure_low=round(fit["unsure_low"], 6),
+        unsure_high=round(fit["unsure_high"], 6),
+        calibrated_on=fit.get("data", ""),
+        authentic_images=fit["authentic_images"],
+        synthetic_images=fit["synthetic_images"],
+        tiers=fit.get("tiers", {}),
+    )
+
+
+def prediction_of(row: Mapping[str, Any]) -> Prediction:
+    """A Prediction from its fields as plain values, as asdict or JSON gives them."""
+    image, evidence = row["image"], row["evidence"]
+    nested = {
+        "image": None if image is None else ImageFacts(**image),
+        "notes": tuple(row["notes"]),
+        "evidence": None
+        if evidence is None
+        else tuple(
+            Evidence(**{**one, "fields": tuple((name, value) for name, value in one["fields"])}) for one in evidence
+        ),
+    }
+    return Prediction(**{**row, **nested})
+
+
+COLUMNS: Final = tuple(
+    column
+    for field in fields(Prediction)
+    for column in (("width", "height", "format") if field.name == "image" else (field.name,))
+)
+"""Columns of a CSV file: a Prediction's fields, with three of the image's own."""
 
 
 def write_rows(predictions: Iterable[Prediction], form: Format, stream: IO[str]) -> Iterator[Prediction]:
     """Write each prediction to the stream and hand it on."""
     if form == "csv":
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Prediction)])
+        writer.writerow(COLUMNS)
     elif form == "json":
         stream.write("[")
     for i, prediction in enumerate(predictions):
         if form == "csv":
-            row = asdict(prediction) | {"notes": "; ".join(prediction.notes)}
-            writer.writerow(["" if value is None else value for value in row.values()])
+            writer.writerow(["" if value is None else value for value in _cells(prediction)])
         elif form == "jsonl":
             stream.write(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
         elif form == "json":
@@ -58,11 +172,23 @@ def write_rows(predictions: Iterable[Prediction], form: Format, stream: IO[str])
         stream.write("\n]\n")
 
 
+def _cells(prediction: Prediction) -> Iterator[Any]:
+    values = asdict(prediction) | (asdict(prediction.image) if prediction.image else {})
+    values["notes"] = "; ".join(prediction.notes)
+    values["evidence"] = "; ".join(f"{one.source}: {one.says}" for one in prediction.evidence or ())
+    for column in COLUMNS:
+        yield values.get(column)
+
+
 def _line(prediction: Prediction) -> str:
     if prediction.error is not None:
         line = f"{'–':>11}  {'–':<9}  {prediction.path}: {prediction.error}"
     else:
         notes = f"  ({'; '.join(prediction.notes)})" if prediction.notes else ""
         line = f"{prediction.p_synthetic:>11.3f}  {prediction.verdict:<9}  {prediction.path}{notes}"
+    evidence = (f"{'':>13}{one.source}: {one.says}" for one in prediction.evidence or ())
     # A file's name must not move the cursor or end the line.
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line) + "\n"
+    return "".join(
+        "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in part) + "\n"
+        for part in (line, *evidence)
+    )

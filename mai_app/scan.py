@@ -28,7 +28,8 @@ CHUNK_BYTES: Final = 16 * 2**20
 
 _COLUMNS: Final = [field.name for field in fields(Prediction)]
 _START: Final = b'{"path": "'  # of every row
-_MODEL: Final = {"threshold": 0.0, "model": "", "version": ""}  # what rows say of a model as yet unknown
+_MODEL: Final = {"threshold": 0.0, "unsure_low": 0.0, "unsure_high": 0.0, "model": "", "version": ""}
+"""What rows say of a model as yet unknown."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,8 @@ class _Rows:
 
     def failure(self, name: str, reason: str) -> dict[str, Any]:
         """The row of a file that could not be judged."""
-        return {"path": name, "p_synthetic": None, "verdict": None, **self._model, "notes": (), "error": reason}
+        nothing = dict.fromkeys(("p_synthetic", "verdict", "image", "evidence"))
+        return {"path": name, **nothing, **self._model, "notes": (), "error": reason}
 
     def counts(self) -> ScanCounts:
         """What the rows say."""

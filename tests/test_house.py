@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 RANKS = [
     {"config", "errors", "atomic", "stopping", "progress"},
     {"data", "model", "backbones"},
-    {"device", "distributed", "autoencoder", "shipped", "checkpoint", "prediction"},
+    {"device", "distributed", "autoencoder", "shipped", "checkpoint", "prediction", "evidence"},
     {
         "evaluation.metrics",
         "evaluation.calibrate",
@@ -28,7 +28,7 @@ RANKS = [
     },
     {"twins", "train", "run_folder", "optimization", "predict", "live", "costs"},
     {"evaluation.scores", "evaluation.bias", "evaluation.recalibrate", "evaluation.evaluate"},
-    {"showing", "demo", "scan", "sweep", "listing", "card", "card_figures", "card_words"},
+    {"heatmap", "export", "showing", "demo", "scan", "sweep", "listing", "card", "card_figures", "card_words"},
     {"serve"},
     {"cli", "__main__"},
 ]

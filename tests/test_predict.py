@@ -27,11 +27,15 @@ from mai_app.data.folders import walk_images
 from mai_app.data.images import encode_jpeg
 from mai_app.errors import CheckpointError, ImageError, MaiError, RunError
 from mai_app.predict import Detector, Judgeable, load
-from mai_app.prediction import Format, Prediction, write_rows
+from mai_app.prediction import Evidence, Format, ImageFacts, Prediction, prediction_of, write_rows
 from tests.conftest import Run, picture
 
 ROOT = Path(__file__).parents[1]
-COLUMNS = [field.name for field in dataclasses.fields(Prediction)]
+FIELDS = [field.name for field in dataclasses.fields(Prediction)]
+CELLS = (
+    "path,p_synthetic,verdict,threshold,unsure_low,unsure_high,model,version,width,height,format,notes,evidence,error"
+)
+SAYS = Evidence("XMP", "synthetic", "declared", "says\nso")
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +76,13 @@ def row(**changes: Any) -> Prediction:
         "p_synthetic": 0.25,
         "verdict": "authentic",
         "threshold": 0.5,
+        "unsure_low": 0.25,
+        "unsure_high": 0.75,
         "model": "baseline",
         "version": "0123456789ab",
+        "image": ImageFacts(220, 210, "JPEG", 9999, 6, 90, 5),
         "notes": (),
+        "evidence": (Evidence("EXIF", "authentic", "hint", "names a camera", (("Make", "A"),)), SAYS),
         "error": None,
     }
     return Prediction(**facts | changes)
@@ -269,20 +277,28 @@ def test_a_run_that_is_not_there_is_refused_with_those_that_are(trained_run: Pat
 
 def test_every_form_writes_what_its_readers_expect() -> None:
     good = row(path='Größe, "2".png', notes=("first of 2 frames", "small"))
-    bad = row(path="b\nc\x1b[31m.jpg", p_synthetic=None, verdict=None, error="is empty (0 bytes)")
+    nothing = dict.fromkeys(("p_synthetic", "verdict", "image", "evidence"))
+    bad = row(path="b\nc\x1b[31m.jpg", **nothing, error="is empty (0 bytes)")
     assert written("table", good, bad).splitlines() == [
         "p_synthetic  verdict    file",
         '      0.250  authentic  Größe, "2".png  (first of 2 frames; small)',
+        "             EXIF: names a camera",
+        "             XMP: says\\nso",
         "          –  –          b\\nc\\x1b[31m.jpg: is empty (0 bytes)",
     ]
-    as_json = [dataclasses.asdict(prediction) | {"notes": list(prediction.notes)} for prediction in (good, bad)]
+    as_json = json.loads(json.dumps([dataclasses.asdict(prediction) for prediction in (good, bad)]))
+    assert [prediction_of(values) for values in as_json] == [good, bad]
     assert json.loads(written("json", good, bad)) == as_json
     assert [json.loads(line) for line in written("jsonl", good, bad).splitlines()] == as_json
     head, first, second = csv.reader(io.StringIO(written("csv", good, bad)))
-    assert head == COLUMNS
+    assert head == CELLS.split(",")
     assert dict(zip(head, first, strict=True)) == {
-        **{name: str(value) for name, value in as_json[0].items()},
+        **{name: str(value) for name, value in as_json[0].items() if name != "image"},
+        "width": "220",
+        "height": "210",
+        "format": "JPEG",
         "notes": "first of 2 frames; small",
+        "evidence": "EXIF: names a camera; XMP: says\nso",
         "error": "",
     }
     assert second[0] == "b\nc\x1b[31m.jpg"
@@ -292,12 +308,12 @@ def test_every_form_writes_what_its_readers_expect() -> None:
 def test_no_rows_are_valid_in_every_form() -> None:
     assert json.loads(written("json")) == []
     assert written("jsonl") == written("table") == ""
-    assert written("csv") == ",".join(COLUMNS) + "\n"
+    assert written("csv") == CELLS + "\n"
 
 
 @pytest.mark.parametrize("name", ["\u202egpj.exe", "a\rb", "\x9b2J", "tab\t.jpg", "\udcff.jpg", "\u2028.jpg"])
 def test_a_name_can_not_move_the_cursor(name: str) -> None:
-    line = written("table", row(path=name)).splitlines(keepends=True)[1]
+    line = written("table", row(path=name, evidence=None)).splitlines(keepends=True)[1]
     assert line.endswith("\n")
     assert line[:-1].isprintable()
 
@@ -390,7 +406,7 @@ def test_json_takes_any_name_from_standard_input(mai: Run, trained_run: Path, tm
     done = mai("predict", "-", "--json", "--model", "small", "--runs", trained_run.parent, stdin=stdin)
     rows = json.loads(done.stdout)
     assert [os.fsencode(prediction["path"]) for prediction in rows] == [*names, b"nul\0byte.png", b"x" * 300]
-    assert [list(prediction) for prediction in rows] == [COLUMNS] * 5
+    assert [list(prediction) for prediction in rows] == [FIELDS] * 5
     assert all(0 <= prediction["p_synthetic"] <= 1 for prediction in rows[:3])
     assert all("can't be read" in prediction["error"] for prediction in rows[3:])
     assert (done.returncode, done.stderr) == (1, "mai: 2 of 5 files could not be judged\n")
@@ -413,7 +429,7 @@ def test_csv_has_a_row_a_file_and_code_2_says_that_none_was_judged(mai: Run, tra
     (tmp_path / 'a, "b".jpg').write_text("text")
     done = mai("predict", "--csv", "--model", trained_run, 'a, "b".jpg', "missing.jpg")
     head, *rows = csv.reader(io.StringIO(done.stdout))
-    assert head == COLUMNS
+    assert head == CELLS.split(",")
     assert [values[0] for values in rows] == ['a, "b".jpg', "missing.jpg"]
     assert rows[1][-1] == "no such file"
     assert (done.returncode, done.stderr) == (2, "mai: 2 of 2 files could not be judged\n")

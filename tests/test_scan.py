@@ -30,9 +30,13 @@ def row(path: str, version: str = "0123456789ab", **changes: Any) -> dict[str, A
         "p_synthetic": 0.75,
         "verdict": "synthetic",
         "threshold": 0.5,
+        "unsure_low": 0.25,
+        "unsure_high": 0.75,
         "model": "baseline",
         "version": version,
+        "image": None,
         "notes": (),
+        "evidence": None,
         "error": None,
     }
     return facts | changes

@@ -75,6 +75,8 @@ class DecodedImage:
     """How the colour planes of a JPEG are stored: one of SAMPLINGS; empty if otherwise, or no JPEG."""
     lossy: bool
     """Whether the file's coding changes pixels: JPEG, lossy WebP, TIFF with JPEG inside."""
+    orientation: int
+    """EXIF orientation that was applied, 1 (as stored) to 8."""
     notes: tuple[str, ...]
     """What had to be decided on the way, in words."""
 
@@ -124,7 +126,9 @@ def decode(data: bytes, name: str, limits: Limits = LIMITS) -> DecodedImage:
             quality = jpeg_quality(getattr(image, "quantization", None))
             sampling = _jpeg_sampling(image)
             lossy = _is_lossy(image, data)
-            pixels = np.asarray(_to_rgb(_upright(image), name))
+            orientation = _orientation(image)
+            upright = ImageOps.exif_transpose(image) if orientation > 1 else image
+            pixels = np.asarray(_to_rgb(upright, name))
             # MPO is what Pillow calls a JPEG that carries further pictures, as many phones write it.
             file_format = {"MPO": "JPEG", "DIB": "BMP"}.get(image.format or "", image.format or "")
     except ImageError:
@@ -139,7 +143,7 @@ def decode(data: bytes, name: str, limits: Limits = LIMITS) -> DecodedImage:
     except Exception as error:
         reason = str(error).strip() or type(error).__name__
         raise ImageError(name, f"is damaged or truncated ({reason}); get the original file again") from None
-    return DecodedImage(pixels, file_format, len(data), quality, sampling, lossy, notes)
+    return DecodedImage(pixels, file_format, len(data), quality, sampling, lossy, orientation, notes)
 
 
 def encode_jpeg(pixels: Pixels, quality: int, sampling: str = "4:2:0") -> bytes:
@@ -206,12 +210,12 @@ def _is_lossy(image: Image.Image, data: bytes) -> bool:
     return image.format in ("JPEG", "MPO") or image.info.get("compression") in ("jpeg", "tiff_jpeg")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged EXIF of any kind: the pixels are judged as they stand
-        return image
-    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+        return 1
+    return int(orientation) if orientation in range(2, 9) else 1
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

@@ -23,7 +23,7 @@ def picture(height: int, width: int) -> Pixels:
 
 
 def decoded(pixels: Pixels, form: str = "PNG", notes: tuple[str, ...] = ()) -> DecodedImage:
-    return DecodedImage(pixels, form, pixels.nbytes, None, "", form == "JPEG", notes)
+    return DecodedImage(pixels, form, pixels.nbytes, None, "", form == "JPEG", 1, notes)
 
 
 @pytest.mark.parametrize(
