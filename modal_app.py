@@ -11,6 +11,7 @@ MAI_OPEN_PAGE=1 modal deploy modal_app.py        and a page that is open to ever
 
 import asyncio
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -26,12 +27,13 @@ from mai_app.config import (
     DemoConfig,
     EvaluateConfig,
     PrepareConfig,
+    ServeLimits,
     SweepConfig,
     TrainConfig,
     TwinsConfig,
 )
 from mai_app.costs import Machine
-from mai_app.errors import ImageError, MaiError, SourceError
+from mai_app.errors import ImageError, MaiError, ModelNameError, SourceError
 
 GPUS = tuple(os.environ.get("MAI_GPU", "L4,A10,T4").split(","))  # the first that is free
 TRAINER = Machine(cores=8, gib=16, hours=24, containers=8, gpus=GPUS)
@@ -42,6 +44,7 @@ LEADER = Machine(cores=1, gib=2, hours=24)  # hands out the work of others
 # No GPU: beside decoding, so small a network costs little, and a container without one starts sooner.
 JUDGE = Machine(cores=4, gib=4, hours=1 / 6, containers=10)
 SCANNER = Machine(cores=4, gib=4, hours=1 / 2, containers=20)
+LISTER = Machine(cores=1 / 2, gib=2, hours=1 / 6, containers=2)
 WEB = Machine(cores=1 / 2, gib=1, hours=1 / 2, containers=4)
 IDLE = 5 * 60  # seconds that a container of the hosted detector waits for the next call
 
@@ -249,11 +252,38 @@ class Judge:
 
     @modal.batched(max_batch_size=32, wait_ms=50)
     def judge(self, files: list[tuple[str, bytes] | ImageError]) -> list[dict[str, Any]]:
-        """A row of `mai predict` for each file, given as its name and bytes."""
+        """A row of `mai predict --evidence` for each file, given as its name and bytes, with "facts" of the model."""
         try:
-            return [dataclasses.asdict(row) for row in self.live.detector().predict(files, workers=4)]
+            detector = self.live.detector()
+            facts = dataclasses.asdict(detector.facts)
+            rows = detector.predict(files, workers=4, evidence=True)
+            return [dataclasses.asdict(row) | {"facts": facts} for row in rows]
         except MaiError as error:
             return [refusal(error)] * len(files)
+
+
+@app.function(image=image, volumes=readable, scaledown_window=IDLE, **JUDGE.asked())
+def draw_heatmap(name: str, data: bytes, model: str) -> dict[str, Any]:
+    """Where in a file the score comes from, as {"png": bytes}."""
+    from mai_app.heatmap import heatmap_png  # noqa: PLC0415
+
+    try:
+        return {"png": heatmap_png(_live(model).detector(), name, data)}
+    except MaiError as error:
+        return refusal(error)
+
+
+@app.function(image=image, volumes=readable, **LISTER.asked())
+def list_models() -> list[dict[str, Any]]:
+    """The facts of the Volume's runs and of MAI's own models, the default first."""
+    from mai_app.config import ServeConfig  # noqa: PLC0415
+    from mai_app.serve.models import known_models  # noqa: PLC0415
+
+    volume.reload()
+    try:
+        return [dataclasses.asdict(facts) for facts in known_models(ServeConfig(runs=Path(RUNS)))]
+    except MaiError as error:
+        return [refusal(error)]
 
 
 @app.function(image=image, **WEB.asked())
@@ -324,6 +354,7 @@ def _judge(model: str) -> Any:
     return Judge(model=model).judge  # type: ignore[call-arg]
 
 
+@functools.cache  # a container's own: draw_heatmap is no class that could hold them
 def _live(model: str) -> Any:
     from mai_app.live import LiveDetector  # noqa: PLC0415
 
@@ -332,13 +363,26 @@ def _live(model: str) -> Any:
 
 def _web(open_page: bool) -> Any:
     from mai_app.serve.api import create_app  # noqa: PLC0415
+    from mai_app.serve.backend import Backend, Files, Judged  # noqa: PLC0415
 
-    async def judge(files: list[tuple[str, bytes]], model: str) -> list[dict[str, Any]]:
+    def chosen(model: str) -> str:
         # Each name of a run has containers of its own: the open page serves one run.
-        call = _judge("" if open_page else model).remote.aio
-        return [answer(row) for row in await asyncio.gather(*map(call, files))]
+        return "" if open_page else model
 
-    return create_app(judge, open_page)
+    async def judge(files: Files, model: str) -> list[Judged]:
+        rows = await asyncio.gather(*map(_judge(chosen(model)).remote.aio, files))
+        return [(row, row.pop("facts")) for row in map(answer, rows)]
+
+    async def heatmap(name: str, data: bytes, model: str) -> bytes:
+        png: bytes = answer(await draw_heatmap.remote.aio(name, data, chosen(model)))["png"]
+        return png
+
+    async def models() -> list[dict[str, Any]]:
+        known = [answer(facts) for facts in await list_models.remote.aio()]
+        return known[:1] if open_page else known
+
+    # Of the machine's memory: a body may be there twice.
+    return create_app(Backend(judge, heatmap, models), open_page, ServeLimits(waiting_bytes=128 * 2**20))
 
 
 def _on_volume(name: str) -> Path:
@@ -355,14 +399,16 @@ def settings_of(config: Any, *not_there: str) -> dict[str, Any]:
 
 def refusal(error: MaiError) -> dict[str, Any]:
     """What MAI refuses, as a value: raised, it would be tried again and come back as a stack of remote frames."""
-    return {"mai_error": str(error)}
+    return {"mai_error": str(error), "kind": type(error).__name__, "reason": getattr(error, "reason", "")}
 
 
 def answer(result: dict[str, Any]) -> dict[str, Any]:
-    """A remote function's result; raises MaiError for what was refused there."""
-    if "mai_error" in result:
-        raise MaiError(f"on Modal: {result['mai_error']}")
-    return result
+    """A remote function's result; raises MaiError for what was refused there, of the kinds that the API tells apart."""
+    if "mai_error" not in result:
+        return result
+    if result["kind"] == "ImageError":
+        raise ImageError(result["mai_error"].removesuffix(f": {result['reason']}"), result["reason"])
+    raise (ModelNameError if result["kind"] == "ModelNameError" else MaiError)(f"on Modal: {result['mai_error']}")
 
 
 @app.local_entrypoint()

@@ -79,8 +79,8 @@ def sweep_there(data: str, vary: str, seeds: int, name: str, detach: bool) -> in
 def hosted_judge(model: str = "") -> Any:
     """The judge of the deployed app, for a run of its Volume (default: the one trained last, else MAI's own).
 
-    `hosted_judge().remote((name, data))` gives a row, `.map(pairs)` rows in order: fields of Prediction, or
-    "mai_error". Raises MaiError where nothing is deployed.
+    `hosted_judge().remote((name, data))` gives a row, `.map(pairs)` rows in order: fields of Prediction, and "facts" of
+    the model, or "mai_error". Raises MaiError where nothing is deployed.
     """
     with _said():
         judge = modal.Cls.from_name("mai", "Judge")
@@ -166,13 +166,16 @@ def _predict_there(config: PredictConfig, stream: IO[str] | None) -> int:
 
 
 def _predict(config: PredictConfig, stream: IO[str] | None, judge: Any) -> int:
+    if config.heatmap is not None:
+        raise MaiError("--heatmap runs on the local machine only; leave out --on")
     say(hire("predict", modal_app.JUDGE))
     # What can't be read here goes along as the error to report.
     files = (f if isinstance(f, ImageError) else read_item(str(f)) for f in find_images(paths_to_judge(config)))
 
     def rows() -> Iterator[Prediction]:
         for row in _mapped(judge, files):
-            yield prediction_of(row)
+            del row["facts"]
+            yield prediction_of(row if config.evidence else row | {"evidence": None})
 
     return show_predictions(rows(), chosen_format(config), stream)
 

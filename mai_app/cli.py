@@ -18,10 +18,12 @@ from mai_app.config import (
     CardConfig,
     DemoConfig,
     EvaluateConfig,
+    ExportConfig,
     ModelsConfig,
     PredictConfig,
     PrepareConfig,
     ScanConfig,
+    ServeConfig,
     SweepConfig,
     TrainConfig,
     TwinsConfig,
@@ -42,6 +44,8 @@ Config = (
     | EvaluateConfig
     | PredictConfig
     | ScanConfig
+    | ServeConfig
+    | ExportConfig
     | ModelsConfig
     | CardConfig
     | DemoConfig
@@ -62,6 +66,8 @@ _Command = (
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
     | Annotated[PredictConfig, tyro.conf.subcommand("predict")]
     | Annotated[ScanConfig, tyro.conf.subcommand("scan")]
+    | Annotated[ServeConfig, tyro.conf.subcommand("serve")]
+    | Annotated[ExportConfig, tyro.conf.subcommand("export")]
     | Annotated[ModelsConfig, tyro.conf.subcommand("models")]
     | Annotated[CardConfig, tyro.conf.subcommand("card")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
@@ -122,6 +128,8 @@ def run_here(config: Config) -> int:
         EvaluateConfig: _evaluate,
         PredictConfig: _predict,
         ScanConfig: _scan,
+        ServeConfig: _serve,
+        ExportConfig: _export,
         ModelsConfig: _models,
         CardConfig: _card,
         DemoConfig: _demo,
@@ -209,7 +217,12 @@ def _predict(config: PredictConfig) -> int:
     form = chosen_format(config)
     paths = paths_to_judge(config)
     detector = load(config.model, config.device, config.runs)
-    return show_predictions(detector.predict(find_images(paths), config.batch_size, config.workers), form)
+    rows = detector.predict(find_images(paths), config.batch_size, config.workers, config.evidence)
+    if config.heatmap is not None:
+        from mai_app.heatmap import write_heatmaps  # noqa: PLC0415
+
+        rows = write_heatmaps(detector, rows, config.heatmap)
+    return show_predictions(rows, form)
 
 
 def _scan(config: ScanConfig) -> int:
@@ -228,6 +241,20 @@ def _scan(config: ScanConfig) -> int:
                 yield answer
 
     return show_scan(scan(config, judge, lambda: list_files(config.path), read=False), config.out)
+
+
+def _serve(config: ServeConfig) -> int:
+    from mai_app.serve.local import serve  # noqa: PLC0415
+
+    serve(config)
+    return 0
+
+
+def _export(config: ExportConfig) -> int:
+    from mai_app.export import export, summary  # noqa: PLC0415
+
+    print(summary(export(config)))
+    return 0
 
 
 def _models(config: ModelsConfig) -> int:

@@ -40,7 +40,7 @@ class ServeLimits:
     max_files: int = 32
     requests: int = 64  # with bodies, at a time; more are answered with 503
     waiting_files: int = 256  # read and not yet judged; more are answered with 503
-    waiting_bytes: int = 512 * 2**20
+    waiting_bytes: int = 512 * 2**20  # of bodies, being read or not yet answered
     per_minute: int = 600  # requests with bodies a client's address, on average; more are answered with 429
     retry_seconds: int = 2  # Retry-After of a 503
 

@@ -14,8 +14,11 @@ from mai_app.shipped import name_of
 class LiveDetector:
     """Hands out the detector of a run's newest weights; one process, one thread."""
 
-    def __init__(self, model: str, runs: Path, seconds: float, refresh: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, model: str, runs: Path, seconds: float, refresh: Callable[[], object] = lambda: None, device: str = "auto"
+    ) -> None:
         """Look every so many seconds, after `refresh`, which brings a shared folder up to date."""
+        self._device = device
         self._model, self._runs, self._seconds, self._refresh = model, runs, seconds, refresh
         self._detector: Detector | None = None
         self._seen: tuple[str, int, int] | None = None
@@ -38,7 +41,7 @@ class LiveDetector:
             stat = path.stat()
             seen = (str(path), stat.st_mtime_ns, stat.st_size)
             if seen != self._seen:
-                self._detector = load(path)
+                self._detector = load(path, self._device)
                 self._seen = seen
                 say(f"{name_of(path)}: weights {self._detector.checkpoint.version} are live")
         except (CheckpointError, OSError) as error:

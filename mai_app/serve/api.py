@@ -1,208 +1,252 @@
-"""The HTTP interface: reads images out of requests, in memory alone, and answers with what a judge says of them."""
+"""The HTTP interface: hands the images of a request to a backend and answers with what it says of them."""
 
-import base64
-import json
+import asyncio
 import logging
-import sys
+import traceback
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Collection
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mai_app import __version__
 from mai_app.config import SERVE_LIMITS, ServeLimits
-from mai_app.errors import MaiError
-from mai_app.prediction import Prediction
+from mai_app.errors import ImageError, MaiError, ModelNameError
+from mai_app.prediction import ModelFacts, Prediction
+from mai_app.serve.backend import MODEL_NAME, Backend, Files
+from mai_app.serve.bodies import MAX_NAME, READ_SECONDS, read_files
+from mai_app.serve.described import BODY, MODEL_EXAMPLE, PREDICTIONS_EXAMPLE, PROBLEMS, problem, responses
+from mai_app.serve.turns import Turns
 
-Files = list[tuple[str, bytes]]
-"""Names with the bytes of image files."""
-Judge = Callable[[Files, str], Awaitable[list[dict[str, Any]]]]
-"""Takes files and a model's name; returns a Prediction's fields a file, in order, or raises MaiError: no model."""
+Result = TypeVar("Result")
+
+_ModelName = Annotated[
+    str,
+    Query(
+        pattern=f"^({MODEL_NAME.pattern})?$",
+        description="Name of a model, from /v1/models. Default: the first of them.",
+    ),
+]
+_FileName = Annotated[
+    str, Query(max_length=MAX_NAME, description="What to call the image, where the body is one image's bytes.")
+]
 
 
 @dataclass(frozen=True)
-class Answer:
+class Predictions:
     """What a request for predictions is answered with."""
 
-    predictions: list[Prediction]
     request_id: str
+    models: list[ModelFacts]
+    """Those that judged, once each."""
+    predictions: list[Prediction]
+    """One a file, in order."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models that there are to choose from."""
+
+    models: list[ModelFacts]
+    """The default first."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """That the server answers."""
+
+    status: str
+
+
+class _Png(Response):
+    media_type = "image/png"
 
 
 _log = logging.getLogger(__name__)
 _PAGE: Final = Path(__file__).with_name("page") / "index.html"
-_BYTES: Final = {"schema": {"type": "string", "format": "binary"}}
-_IMAGE: Final = {"name": {"type": "string"}, "data": {"type": "string", "contentEncoding": "base64"}}
-_IMAGES: Final = {"type": "array", "items": {"type": "object", "required": ["data"], "properties": _IMAGE}}
-_BODIES: Final = {
-    "multipart/form-data": {"schema": {"type": "object", "additionalProperties": _BYTES["schema"]}},
-    "application/json": {
-        "schema": {"type": "object", "required": ["images"], "properties": {"images": _IMAGES}},
-        "example": {"images": [{"name": "x.gif", "data": "R0lGODlhAQABAIAAAAAAAP///ywAAAAAAQABAAACAUwAOw=="}]},
-    },
-    "image/*": _BYTES,
-    "application/octet-stream": _BYTES,
+_WRONG: Final = {
+    "model": "a model's name has letters, digits, . _ - and at most 100 characters; /v1/models lists them",
+    "name": f"the name of a file is over {MAX_NAME} characters long",
 }
-_PROBLEMS: Final = {
-    400: "The body is malformed.",
-    413: "The body has too many bytes or too many files.",
-    415: "The content type is none of those that are taken.",
-    422: "There is no image in the body.",
-    500: "The server failed.",
-    503: "The model can't be had.",
+_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
 }
 
 
-def _problem(status: int, detail: str, request_id: str) -> dict[str, Any]:
-    """A problem's fields after RFC 9457; about:blank says that the status tells all there is to tell of its kind."""
-    title = HTTPStatus(status).phrase
-    return {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
+def create_app(
+    backend: Backend,
+    open_page: bool = False,
+    limits: ServeLimits = SERVE_LIMITS,
+    hosts: Collection[str] = (),
+    read_seconds: float = READ_SECONDS,
+) -> FastAPI:
+    """The web application that hands the images of a request to `backend`; `open_page` puts a page for people at /.
 
-
-def _described(status: int, text: str) -> dict[str, Any]:
-    example = _problem(status, text, "3f0c9a52d1e84b7f")
-    kinds = {name: {"type": "integer" if name == "status" else "string"} for name in example}
-    schema = {"type": "object", "required": list(example), "properties": kinds}
-    return {"description": text, "content": {"application/problem+json": {"schema": schema, "example": example}}}
-
-
-def create_app(judge: Judge, open_page: bool = False, limits: ServeLimits = SERVE_LIMITS) -> FastAPI:
-    """The web application that hands the images of a request to `judge`; `open_page` puts a page for people at /.
-
-    What can't be answered becomes a problem of RFC 9457; a MaiError of the judge becomes status 503 with its message.
-    Raises OSError if the page is not installed.
+    Where `hosts` are given, only requests that name one of them as the host are answered. What can't be answered
+    becomes a problem of RFC 9457. Raises OSError if the page is not installed.
     """
     # The usual pages of documentation load scripts from elsewhere; /openapi.json is there all the same.
     app = FastAPI(title="MAI", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    turns = Turns(limits)
+    always = [421] if hosts else []
+    with_body = sorted([400, 408, 413, 415, 422, 429, 500, 503, *always])
 
-    @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> Response:
-        problem = _problem(error.status_code, error.detail, _request_id(request))
-        return JSONResponse(problem, error.status_code, error.headers, media_type="application/problem+json")
+    async def refused(request: Request, error: Exception) -> Response:
+        return _refusal(error, request.scope["request_id"], limits.retry_seconds)
+
+    for kind in (HTTPException, RequestValidationError, ClientDisconnect, MaiError):
+        app.add_exception_handler(kind, refused)
+    app.add_middleware(_outermost, hosts=hosts)
 
     @app.post(
         "/v1/predict",
-        response_model=Answer,
-        responses={status: _described(status, text) for status, text in _PROBLEMS.items()},
-        openapi_extra={"requestBody": {"required": True, "content": _BODIES}},
+        response_model=Predictions,
+        responses=responses(PREDICTIONS_EXAMPLE, with_body),
+        openapi_extra={"requestBody": BODY},
     )
-    async def predict(request: Request, model: str = "", name: str = "image") -> Response:
-        """Judge images: a row each, in order. `name` is for bodies that are one image's bytes."""
-        try:
-            files = await _read_files(request, name, limits)
-            return JSONResponse({"predictions": await judge(files, model), "request_id": _request_id(request)})
-        except HTTPException:
-            raise
-        except ClientDisconnect:
-            raise HTTPException(400, "the body ended early") from None
-        except MaiError as error:
-            raise HTTPException(503, str(error)) from error
-        except Exception as error:
-            _log.exception("request %s failed", _request_id(request))
-            raise HTTPException(500, _PROBLEMS[500]) from error
+    async def predict(request: Request, model: _ModelName = "", name: _FileName = "image") -> Response:
+        """Judge images: a prediction each, in order, and the models behind them."""
+        with turns.turn(_address(request)) as hold:
+            files = await read_files(request, name, limits, hold, read_seconds)
+            judged = await _unless_gone(request, backend.judge(files, model))
+        models = {facts["sha256"]: facts for _, facts in judged}
+        said = {"models": list(models.values()), "predictions": [prediction for prediction, _ in judged]}
+        return JSONResponse({"request_id": request.scope["request_id"], **said})
 
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
+    @app.post(
+        "/v1/heatmap",
+        response_class=_Png,
+        responses=responses(None, with_body, "image/png"),
+        openapi_extra={"requestBody": BODY},
+    )
+    async def heatmap(request: Request, model: _ModelName = "", name: _FileName = "image") -> Response:
+        """Show where in an image the score comes from: blue pulls to authentic, orange to synthetic."""
+        with turns.turn(_address(request)) as hold:
+            (file_name, data) = _only(await read_files(request, name, limits, hold, read_seconds))
+            return _Png(await _unless_gone(request, backend.heatmap(file_name, data, model)))
+
+    @app.get("/v1/models", response_model=Models, responses=responses({"models": [MODEL_EXAMPLE]}, [*always, 500, 503]))
+    async def models() -> Response:
+        """List the models, the default first."""
+        return JSONResponse({"models": await backend.models()})
+
+    @app.get("/healthz", response_model=Health, responses=responses({"status": "ok"}, always))
+    async def healthz() -> Response:
         """Whether the server answers; no model is loaded for it."""
-        return {"status": "ok"}
+        return JSONResponse({"status": "ok"})
 
     if open_page:
         text = _PAGE.read_text("utf-8")
 
         @app.get("/", include_in_schema=False)
-        async def page() -> HTMLResponse:
-            return HTMLResponse(text)
+        async def page() -> Response:
+            return HTMLResponse(text, headers={"Content-Security-Policy": "frame-ancestors 'none'"})
 
+    # FastAPI leaves out what is null, which a Prediction does not.
+    described = app.openapi()["paths"]["/v1/predict"]["post"]["responses"]["200"]
+    described["content"]["application/json"]["example"] = PREDICTIONS_EXAMPLE
     return app
 
 
-def _request_id(request: Request) -> str:
-    return str(request.scope.setdefault("request_id", uuid.uuid4().hex[:16]))
+def _outermost(app: ASGIApp, hosts: Collection[str]) -> ASGIApp:
+    """Around everything: the headers of every answer, the host's check, and what to say where MAI fails."""
+
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = scope["request_id"] = uuid.uuid4().hex[:16]
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message).update({**_HEADERS, "X-Request-ID": request_id})
+            await send(message)
+
+        asked = _host(Headers(scope=scope).get("host", ""))
+        if hosts and asked not in hosts:
+            # A page of another site whose name was made to mean this machine.
+            refusal = _problem(421, f"this server answers as {' or '.join(sorted(hosts))} only", request_id)
+            await refusal(scope, receive, send_with_headers)
+            return
+        try:
+            await app(scope, receive, send_with_headers)
+        except Exception as error:
+            _log.error("request %s failed\n%s", request_id, _where(error))
+            if started:
+                raise RuntimeError(f"request {request_id} failed while it was answered") from None
+            await _problem(500, PROBLEMS[500], request_id)(scope, receive, send_with_headers)
+
+    return answered
 
 
-class _MemoryParser(MultiPartParser):
-    """A form's parser that never moves a file to the disk, and knows whether it saw the form's end."""
-
-    spool_max_size = sys.maxsize
-    complete = False
-
-    def on_end(self) -> None:
-        self.complete = True
-
-    def close(self) -> None:
-        """Close every file, those too that are in no form because their part has no end."""
-        for file in self._files_to_close_on_error:
-            file.close()
+def _host(header: str) -> str:
+    """The host of a Host header, without its port."""
+    host, colon, port = header.lower().rpartition(":")
+    return host if colon and port.isdecimal() else header.lower()
 
 
-async def _read_files(request: Request, name: str, limits: ServeLimits) -> Files:
-    """The files of a request's body; raises HTTPException for what is malformed, too large, or holds none."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        files = await _from_form(request, limits)
-    elif kind in ("application/json", "application/octet-stream") or kind.startswith("image/"):
-        body = b"".join([chunk async for chunk in _chunks(request, limits)])
-        files = [(name, body)] if body else []
-        if kind == "application/json":
-            # Seconds of work for a large body, in which other requests want answers.
-            files = await run_in_threadpool(_from_json, body, limits)
-    else:
-        said = f"{kind or 'no content type'} is not taken"
-        raise HTTPException(415, f"{said}: send multipart/form-data, application/json, or an image's bytes as image/*")
-    if not files:
-        raise HTTPException(422, _PROBLEMS[422])
-    # What JSON can escape, a lone half of a surrogate pair, UTF-8 can't hold.
-    return [(name.encode(errors="replace").decode(), data) for name, data in files]
+def _where(error: BaseException) -> str:
+    """Where in the code something failed: not its message, which may quote a file or its name."""
+    lines = [f"{type(error).__name__}\n", *traceback.format_tb(error.__traceback__)]
+    cause = error.__cause__ or error.__context__
+    return "".join(lines) + (f"because of {_where(cause)}" if cause else "")
 
 
-async def _chunks(request: Request, limits: ServeLimits) -> AsyncGenerator[bytes, None]:
-    """The body as it comes; stops with HTTPException at the limit, whatever the headers promised."""
-    too_large = HTTPException(413, f"the body is over {limits.max_bytes} bytes")
-    promised = request.headers.get("content-length", "")
-    if promised.isdecimal() and int(promised) > limits.max_bytes:
-        raise too_large
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limits.max_bytes:
-            raise too_large
-        yield chunk
+def _refusal(error: Exception, request_id: str, retry_seconds: int) -> Response:
+    match error:
+        case HTTPException():
+            detail = error.detail if error.status_code not in (404, 405) else PROBLEMS[error.status_code]
+            return _problem(error.status_code, detail, request_id, error.headers)
+        case RequestValidationError():
+            return _problem(422, _WRONG[error.errors()[0]["loc"][-1]], request_id)
+        case ClientDisconnect():
+            return _problem(400, "the body ended early", request_id)
+        case ImageError():
+            return _problem(422, error.reason, request_id)
+        case ModelNameError():
+            return _problem(422, str(error), request_id)
+    return _problem(503, str(error), request_id, {"Retry-After": str(retry_seconds)})
 
 
-async def _from_form(request: Request, limits: ServeLimits) -> Files:
-    parser = _MemoryParser(request.headers, _chunks(request, limits), max_files=limits.max_files)
+def _problem(status: int, detail: str, request_id: str, headers: Any = None) -> Response:
+    return JSONResponse(problem(status, detail, request_id), status, headers, media_type="application/problem+json")
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def _only(files: Files) -> tuple[str, bytes]:
+    if len(files) > 1:
+        raise HTTPException(422, "there is more than one image in the body")
+    return files[0]
+
+
+async def _unless_gone(request: Request, work: Awaitable[Result]) -> Result:
+    """The work's result. If the client goes away first, the work is cancelled and ClientDisconnect raised."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
     try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        # The parser stops at the first file too many and says so by its message alone.
-        raise HTTPException(413 if error.message.startswith("Too many files") else 400, error.message) from error
-    except ValueError as error:  # a charset in which a name can't be read
-        raise HTTPException(400, "the form can't be read") from error
-    uploads = [(field, file) for field, file in form.multi_items() if isinstance(file, UploadFile)]
-    # A browser sends a file input that was left empty as a file with no name and no bytes.
-    files = [(file.filename or field, await file.read()) for field, file in uploads if file.filename or file.size]
-    parser.close()
-    if not parser.complete:
-        raise HTTPException(400, "the form has no end")
-    return files
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
 
 
-def _from_json(body: bytes, limits: ServeLimits) -> Files:
-    try:
-        images = json.loads(body)["images"]
-        if not isinstance(images, list):
-            raise TypeError("images is no list")
-        if len(images) > limits.max_files:
-            raise HTTPException(413, f"there are over {limits.max_files} images")
-        return [(str(image.get("name", "image")), base64.b64decode(image["data"], validate=True)) for image in images]
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise HTTPException(400, 'the body is not {"images": [{"name": "…", "data": "<base64>"}]}') from error
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

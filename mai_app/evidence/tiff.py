@@ -1,0 +1,91 @@
+"""From a TIFF structure, as EXIF is one, to the values of its tags and to the texts among them."""
+
+from typing import Final, Literal
+
+TIFF_HEADS: Final = (b"II*\0", b"MM\0*")
+_EXIF_IFD: Final = 34665
+_MAX_ENTRIES: Final = 1_000  # of a directory; one with more is not read at all
+_MAX_VALUE: Final = 256 * 1024  # bytes looked at of a text
+_SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+"""Bytes of a value by its type."""
+
+TEXT_TAGS: Final = {
+    11: "ProcessingSoftware",
+    270: "ImageDescription",
+    271: "Make",
+    272: "Model",
+    305: "Software",
+    315: "Artist",
+    316: "HostComputer",
+    33432: "Copyright",
+    36867: "DateTimeOriginal",
+    37510: "UserComment",
+    40092: "XPComment",
+    42036: "LensModel",
+}
+
+
+def tiff_values(view: memoryview) -> dict[int, memoryview]:
+    """The bytes of each tag's value, of the first directory and of the EXIF directory that it names.
+
+    No other directory is followed, so that none that leads in circles can hold it up. What does not lie within the
+    structure is left out. A structure that is none gives {}.
+    """
+    if bytes(view[:4]) not in TIFF_HEADS:
+        return {}
+    order: Literal["little", "big"] = "little" if view[0] == 0x49 else "big"
+    values = _directory(view, int.from_bytes(view[4:8], order), order)
+    if len(values.get(_EXIF_IFD, b"")) == 4:
+        values = _directory(view, int.from_bytes(values[_EXIF_IFD], order), order) | values
+    return values
+
+
+def _directory(view: memoryview, at: int, order: Literal["little", "big"]) -> dict[int, memoryview]:
+    values: dict[int, memoryview] = {}
+    entries = int.from_bytes(view[at : at + 2], order)
+    if entries > _MAX_ENTRIES:
+        return values
+    for start in range(at + 2, at + 2 + 12 * entries, 12):
+        entry = view[start : start + 12]
+        if len(entry) < 12:
+            break
+        tag, kind, count = (int.from_bytes(entry[a:b], order) for a, b in ((0, 2), (2, 4), (4, 8)))
+        length = _SIZES.get(kind, 0) * count
+        offset = int.from_bytes(entry[8:12], order)
+        value = entry[8 : 8 + length] if length <= 4 else view[offset : offset + length]
+        if value:
+            values.setdefault(tag, value)
+    return values
+
+
+def exif_texts(block: bytes | memoryview) -> dict[str, str]:
+    """The texts of an EXIF block by the names of their tags (TEXT_TAGS), without what pads them; {} if it is none."""
+    view = memoryview(block)
+    order = "utf-16-le" if bytes(view[:2]) == b"II" else "utf-16-be"
+    texts = {}
+    for tag, value in tiff_values(view).items():
+        if tag in TEXT_TAGS:
+            text = _text(tag, bytes(value[:_MAX_VALUE]), order).strip("\0 \t\r\n")
+            if text:
+                texts[TEXT_TAGS[tag]] = text
+    return texts
+
+
+def _text(tag: int, value: bytes, order: str) -> str:
+    if tag == 40092:  # Windows's own tags are UTF-16, always little-endian
+        return value.decode("utf-16-le", "replace").split("\0")[0]
+    if tag == 37510:
+        charset, rest = value[:8], value[8:]
+        if charset == b"UNICODE\0":
+            # Some programs write big-endian whatever the block is: of Latin text the zeros tell which it is.
+            zeros = rest[0::2].count(0), rest[1::2].count(0)
+            if zeros[0] != zeros[1]:
+                order = "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+            return rest.decode(order, "replace")
+        if charset in (b"ASCII\0\0\0", b"\0" * 8, b"JIS\0\0\0\0\0"):
+            value = rest
+    value = value.rstrip(b"\0")
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
