@@ -136,7 +136,8 @@ def _training(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     seen = views if how.input == "crop" else "the whole image, stretched"
     yield "network", f"{escaped(info.model)}: {NETWORKS[info.model]}; {numbers:,} parameters"
     yield "file", f"safetensors, {checkpoint.path.stat().st_size / 1e6:.1f} MB, SHA-256 `{checkpoint.sha256}`"
-    yield "sees", f"{how.size}×{how.size} pixels: {seen}"
+    scaled = f", of images scaled down to {how.longest} pixels where a side is longer" if how.longest else ""
+    yield "sees", f"{how.size}×{how.size} pixels: {seen}{scaled}"
     yield "trained on", f"{escaped(info.data)} (fingerprint `{info.data_fingerprint[:12]}`)"
     yield "epochs", f"{info.epoch} behind these weights, the ones of least validation loss ({info.val_loss:.4f})"
     settings = ((name.replace("_", " "), value) for name, value in sorted(info.training.items()))

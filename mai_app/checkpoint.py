@@ -199,7 +199,7 @@ def _check(info: CheckpointInfo) -> None:
     if not isinstance(info.model, str):
         raise TypeError(f"model {info.model!r}")
     how = info.preprocessing
-    if how.input not in get_args(InputMode) or how.size != IMAGE_SIZE or how.crops < 1:
+    if how.input not in get_args(InputMode) or how.size != IMAGE_SIZE or how.crops < 1 or how.longest < 0:
         raise ValueError(str(how))
     fit = info.calibration
     if not (fit.temperature > 0 and 0 <= fit.unsure_low <= fit.threshold <= fit.unsure_high <= 1):

@@ -74,6 +74,8 @@ class Preprocessing:
     """Side of the square input, in pixels."""
     crops: int = 5
     """Crops an image at prediction: the four corners and the centre (5), or the centre alone (1). crop only."""
+    longest: int = 0
+    """At prediction, images with a longer side are scaled down to it first, in pixels; 0: never."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,8 @@ class TrainConfig:
     """How an image becomes the network's input; stored with the checkpoint."""
     crop_size: int = IMAGE_SIZE
     """Side of the training crops, in pixels; traces takes any, and smaller ones train faster. --input crop only."""
+    longest: int = 0
+    """At prediction, images with a longer side are scaled down to it first, in pixels; 0: never. --input crop only."""
     epochs: int = 20
     """Epochs in all; raise it to train a finished run further."""
     batch_size: int = 64

@@ -37,6 +37,7 @@ _STRETCHING: Final = {
     "windows": "one: the whole image, stretched to size x size",
     "resampling": "bilinear, with antialiasing where it shrinks, on 8-bit pixels (Pillow's BILINEAR)",
 }
+_SHRINKING: Final = {"shrink": "if longest is not 0 and a side is longer: scaled down to it first (Pillow's LANCZOS)"}
 _CROPPING: Final = {
     "windows": "size x size native pixels: the centre, from ((height - size) // 2, (width - size) // 2) on, and with "
     "crops over 1 the four corners too; equal ones once; their logits are averaged",
@@ -110,7 +111,15 @@ def metadata(checkpoint: Checkpoint) -> dict[str, Any]:
         "mai_version": __version__,
         "trained_on": info.data,
         "labels": dict(enumerate(CLASSES)),
-        "preprocessing": {"decode": _DECODING, "input": how.input, "size": how.size, **making, "scale": "1/255"},
+        "preprocessing": {
+            "decode": _DECODING,
+            "longest": how.longest,
+            **_SHRINKING,
+            "input": how.input,
+            "size": how.size,
+            **making,
+            "scale": "1/255",
+        },
         "score": "p_synthetic = 1 / (1 + exp(-logit / temperature)); logit: the mean over the image's windows",
         "temperature": fit.temperature,
         "threshold": fit.threshold,

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mai_app.atomic import write_bytes
 from mai_app.data.dataset import to_floats
 from mai_app.data.images import Pixels, decode, read_file
-from mai_app.data.inputs import mirrored, resize
+from mai_app.data.inputs import mirrored, resize, shrink
 from mai_app.errors import ImageError, MaiError
 from mai_app.evaluation.calibrate import sigmoid
 from mai_app.predict import Detector, Judgeable
@@ -87,15 +87,16 @@ def heatmap(detector: Detector, pixels: Pixels) -> Heatmap:
     lie, on average. Above 0: with this place the image looks more synthetic than without it. These values are
     differences, so that their mean is no score.
 
-    Images smaller than the input are continued by mirroring, or enlarged, as for the score, and only cells of the image
-    are given. Besides the image it takes the memory of a tile of it, and the time of judging every pixel: 100
-    megapixels take a processor minutes.
+    Images larger than the model's `longest` are scaled down first, smaller ones than the input continued by mirroring,
+    or enlarged, as for the score; only cells of the image are given. Besides the image it takes the memory of a tile of
+    it, and the time of judging every pixel: 100 megapixels take a processor minutes.
     """
     how = detector.info.preprocessing
     height, width = pixels.shape[:2]
     judges_places = hasattr(detector.checkpoint.network, "places")
     shows: Shows = "places" if judges_places else "windows" if how.input == "crop" else "occlusion"
-    seen = mirrored(pixels, how.size) if how.input == "crop" else resize(pixels, how.size)
+    shrunk = shrink(pixels, how.longest or None)
+    seen = mirrored(shrunk, how.size) if how.input == "crop" else resize(pixels, how.size)
     if shows == "places":
         logits, side = _places(detector, seen), _CELL
     elif shows == "windows":
@@ -105,8 +106,9 @@ def heatmap(detector: Detector, pixels: Pixels) -> Heatmap:
     if how.input == "resize":
         cell = (side * height / how.size, side * width / how.size)
     else:
-        cell = (float(side), float(side))
-        logits = logits[: -(-height // side), : -(-width // side)]  # without those of the mirror image alone
+        cell = (side * height / shrunk.shape[0], side * width / shrunk.shape[1])
+        rows, columns = (-(-extent // side) for extent in shrunk.shape[:2])
+        logits = logits[:rows, :columns]  # without those of the mirror image alone
     values = (logits / detector.info.calibration.temperature).astype(np.float32)
     return Heatmap(values, cell, width, height, shows)
 

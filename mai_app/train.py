@@ -55,6 +55,8 @@ def train(config: TrainConfig, on_save: Callable[[], None] | None = None) -> Pat
         raise RunError(f"--crop-size {config.crop_size}: only --input crop and models other than baseline can vary it")
     if not SMALLEST_CROP <= config.crop_size <= PREPARED_WINDOW:
         raise RunError(f"--crop-size {config.crop_size}: must be from {SMALLEST_CROP} to {PREPARED_WINDOW} pixels")
+    if config.longest and (config.longest < IMAGE_SIZE or config.input == "resize"):
+        raise RunError(f"--longest {config.longest}: must be 0 or at least {IMAGE_SIZE}, and is for --input crop")
     if not 0 <= config.ema < 1:
         raise RunError(f"--ema {config.ema}: must be at least 0 and under 1")
     device = choose_device(config.device)
@@ -90,7 +92,7 @@ def _run(
     training, validation = rows
     device, first = group.device, group.rank == 0
     labels, sources = prepared.labels, prepared.sources
-    preprocessing = Preprocessing(input=config.input)
+    preprocessing = Preprocessing(input=config.input, longest=config.longest)
     crops = Preprocessing(input=config.input, size=config.crop_size)
 
     torch.manual_seed(config.seed)

@@ -15,7 +15,7 @@ from PIL import Image
 from mai_app import heatmap as module
 from mai_app.config import Preprocessing
 from mai_app.data.images import Pixels
-from mai_app.data.inputs import resize
+from mai_app.data.inputs import resize, shrink
 from mai_app.errors import ImageError, MaiError
 from mai_app.heatmap import ANCHORS, Heatmap, colours, heatmap, heatmap_png, picture, write_heatmap, write_heatmaps
 from mai_app.predict import Detector, load
@@ -304,3 +304,14 @@ def test_each_judged_file_gets_its_picture_and_its_row(traces: Detector, tmp_pat
     expected = heatmap(traces, np.asarray(Image.open(paths[1])))
     made = np.asarray(Image.open(tmp_path / "maps" / "good.png.heatmap.png"))
     np.testing.assert_array_equal(made, picture(np.asarray(Image.open(paths[1])), expected))
+
+
+def test_a_large_image_is_looked_at_as_small_as_for_its_score(traces: Detector) -> None:
+    how = replace(traces.info.preprocessing, longest=256)
+    detector = Detector(replace(traces.checkpoint, info=replace(traces.info, preprocessing=how)), torch.device("cpu"))
+    pixels = np.random.default_rng(0).integers(0, 256, (512, 1024, 3), dtype=np.uint8)
+    found = heatmap(detector, pixels)
+    assert found.logits.shape == (8, 16)
+    assert found.cell == (64, 64)
+    assert (found.width, found.height) == (1024, 512)
+    np.testing.assert_allclose(found.logits, heatmap(detector, shrink(pixels, 256)).logits)

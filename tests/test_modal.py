@@ -12,6 +12,7 @@ from shutil import copytree
 
 import pytest
 import safetensors.torch
+from PIL import Image
 
 from mai_app.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import Run, write_data_set
@@ -82,7 +83,7 @@ def test_nothing_but_the_image_is_used_and_settings_are_what_was_meant(volume: P
     assert train["retries"]["retries"] == 10
     for name, one in functions.items():
         assert one["gpu"] is None or one["timeout"] > 3600, name
-        if name.startswith(("Judge", "Scanner", "list_images")):
+        if name.startswith(("Judge", "Scanner", "draw_", "list_")):
             assert all(mount["read_only"] for mount in one["volumes"]), name
     assert functions["Judge.*"]["snapshot"]
     assert functions["Judge.*"]["batch"] == {"max_size": 32, "wait_ms": 50}
@@ -229,6 +230,8 @@ def test_hosted_for_python_and_http_and_new_weights_go_live(volume: Path, tmp_pa
         curl -s -o /dev/null -w '%{{http_code}}\\n' -F a=@{picture} $url/v1/predict
         curl -s {key} -F a=@{picture} -F b=@README.md $url/v1/predict?model=r; echo
         curl -s -o /dev/null -w '%{{http_code}}\\n' {key} -F a=@{picture} $url/v1/predict?model=nowhere
+        curl -s {key} -F a=@{picture} -o {tmp_path}/map.png -w '%{{content_type}}\n' $url/v1/heatmap?model=r
+        curl -s {key} $url/v1/models; echo
         curl -s $page/ | grep -c '<html'
         modal volume put mai {new}/best.safetensors runs/r/best.safetensors --force >&2
         sleep 2
@@ -237,7 +240,7 @@ def test_hosted_for_python_and_http_and_new_weights_go_live(volume: Path, tmp_pa
     """
     done = on_modal(script, tmp_path, MAI_LIVE_SECONDS="1", MAI_OPEN_PAGE="1")
     lines = done.stdout.splitlines()
-    assert len(lines) == 7, done.stdout + done.stderr
+    assert len(lines) == 9, done.stdout + done.stderr
     before = checkpoint.version
     assert lines[0] == f"{before} {before}"
     assert lines[1] == "401"
@@ -245,10 +248,24 @@ def test_hosted_for_python_and_http_and_new_weights_go_live(volume: Path, tmp_pa
     assert [row["version"] for row in rows] == [before, before]
     assert rows[0]["error"] is None
     assert "is no JPEG" in rows[1]["error"]
-    assert lines[3] == "503"
-    assert lines[4] == "1"
-    assert lines[5] == f"{version} {version}"
-    assert json.loads(lines[6])["p_synthetic"] == rows[0]["p_synthetic"]
+    assert rows[0]["image"] == {
+        "width": 220,
+        "height": 210,
+        "format": "PNG",
+        "file_bytes": picture.stat().st_size,
+        "orientation": 1,
+        "jpeg_quality": None,
+        "crops": 1,
+    }
+    assert lines[3] == "422"
+    assert lines[4] == "image/png"
+    assert Image.open(tmp_path / "map.png").size == (220, 210)
+    models = {facts["name"]: facts["version"] for facts in json.loads(lines[5])["models"]}
+    assert models["r"] == before
+    assert {"r", "traces"} <= set(models)
+    assert lines[6] == "1"
+    assert lines[7] == f"{version} {version}"
+    assert json.loads(lines[8])["p_synthetic"] == rows[0]["p_synthetic"]
 
 
 def test_a_scan_of_two_thousand_files_goes_on_where_it_was_stopped(volume: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 
 from mai_app.config import Tier
 from mai_app.data.images import SAMPLINGS, DecodedImage, Pixels, decode, encode_jpeg
-from mai_app.data.inputs import mirrored, random_window
+from mai_app.data.inputs import mirrored, random_window, shrink
 
 Jpegs = npt.NDArray[np.int64]
 """(n, 2): quality, 1 to 100, and place in SAMPLINGS of a training set's JPEG files."""
@@ -69,16 +69,6 @@ def degrade(image: DecodedImage, tier: Tier) -> DecodedImage:
         return image
     longest, quality = TIER_SETTINGS[tier]
     return decode(encode_jpeg(shrink(image.pixels, longest), quality), tier)
-
-
-def shrink(pixels: Pixels, longest: int | None) -> Pixels:
-    """(height, width, 3) uint8 scaled down, Lanczos, until no side is over `longest`; never up."""
-    height, width = pixels.shape[:2]
-    if longest is None or max(height, width) <= longest:
-        return pixels
-    scale = longest / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 
 def training_crop(window: Pixels, lossy: bool, jpegs: Jpegs, size: int, rng: np.random.Generator) -> Pixels:

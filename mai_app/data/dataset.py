@@ -117,6 +117,7 @@ def validation_batches(
     prepared: PreparedSet, rows: npt.NDArray[np.int64], preprocessing: Preprocessing, batch_size: int
 ) -> Iterator[Batch]:
     """The images of the given rows in order, one input each: the whole image, or its window's central crop."""
+    # A prepared window is a native part of its image, whose other pixels are not there to be scaled down.
     central = Preprocessing(input=preprocessing.input, size=preprocessing.size, crops=1)
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]

@@ -11,9 +11,10 @@ def to_inputs(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:
     """The network's inputs for one image: (height, width, 3) uint8 to (n, size, size, 3) uint8.
 
     resize gives one input, the whole image stretched; crop gives up to `crops` native windows (corners and
-    centre, equal ones once), whose logits are to be averaged.
+    centre, equal ones once), whose logits are to be averaged. Images larger than `longest` are scaled down to it first.
     """
     size = preprocessing.size
+    pixels = shrink(pixels, preprocessing.longest or None)
     if preprocessing.input == "resize":
         return resize(pixels, size)[None]
     pixels = mirrored(pixels, size)
@@ -36,6 +37,16 @@ def input_notes(height: int, width: int, preprocessing: Preprocessing) -> tuple[
 def resize(pixels: Pixels, size: int) -> Pixels:
     """(height, width, 3) stretched to (size, size, 3) uint8: bilinear, with antialiasing where it shrinks."""
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def shrink(pixels: Pixels, longest: int | None) -> Pixels:
+    """(height, width, 3) uint8 scaled down, Lanczos, until no side is over `longest`; never up."""
+    height, width = pixels.shape[:2]
+    if longest is None or max(height, width) <= longest:
+        return pixels
+    scale = longest / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 
 def mirrored(pixels: Pixels, size: int) -> Pixels:

@@ -7,8 +7,8 @@ from typing import Any, Final
 import numpy as np
 
 from mai_app.config import TIERS
-from mai_app.data.augment import shrink
 from mai_app.data.images import decode, encode_jpeg
+from mai_app.data.inputs import shrink
 from mai_app.errors import ImageError
 from mai_app.evaluation.metrics import Floats, Ints
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mai_app.config import IMAGE_SIZE, Preprocessing
 from mai_app.data.images import Pixels
-from mai_app.data.inputs import input_notes, mirrored, random_window, resize, to_inputs
+from mai_app.data.inputs import input_notes, mirrored, random_window, resize, shrink, to_inputs
 
 CROP = Preprocessing(input="crop")
 
@@ -168,3 +168,13 @@ def test_random_windows_reach_every_place_and_follow_the_seed() -> None:
 def test_a_smaller_image_comes_whole() -> None:
     pixels = noise(20, 30)
     assert np.array_equal(random_window(pixels, 256, np.random.default_rng(0)), pixels)
+
+
+# longest
+
+
+def test_larger_images_are_scaled_down_first_and_smaller_ones_left() -> None:
+    how = Preprocessing(input="crop", longest=512)
+    large, small = places(600, 1024), places(300, 512)
+    assert np.array_equal(to_inputs(large, how), to_inputs(shrink(large, 512), CROP))
+    assert np.array_equal(to_inputs(small, how), to_inputs(small, CROP))
