@@ -259,7 +259,8 @@ def test_hosted_for_python_and_http_and_new_weights_go_live(volume: Path, tmp_pa
     }
     assert lines[3] == "422"
     assert lines[4] == "image/png"
-    assert Image.open(tmp_path / "map.png").size == (220, 210)
+    with Image.open(tmp_path / "map.png") as heatmap:
+        assert heatmap.size == (220, 210)
     models = {facts["name"]: facts["version"] for facts in json.loads(lines[5])["models"]}
     assert models["r"] == before
     assert {"r", "traces"} <= set(models)
