@@ -66,6 +66,10 @@ def independent(exported: Exported) -> Score:
             image = Image.new("RGB", layer.size, "white")
             image.paste(layer, mask=layer.getchannel("A"))
         image = image.convert("RGB")
+        if 0 < how["longest"] < max(image.size):
+            scale = how["longest"] / max(image.size)
+            width, height = (round(side * scale) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.LANCZOS)
         if how["input"] == "resize":
             windows = [np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))]
         else:
@@ -87,7 +91,7 @@ def independent(exported: Exported) -> Score:
 def files() -> dict[str, bytes]:
     """Image files whose pixels are not simply what is stored, and small ones."""
     rng = np.random.default_rng(3)
-    made = {name: io.BytesIO() for name in ("turned.jpg", "clear.png", "small.png", "grey.webp")}
+    made = {name: io.BytesIO() for name in ("turned.jpg", "clear.png", "small.png", "grey.webp", "large.jpg")}
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(picture(rng, 1, 240, 330)).save(made["turned.jpg"], "JPEG", quality=90, exif=exif)
@@ -96,6 +100,7 @@ def files() -> dict[str, bytes]:
     clear.save(made["clear.png"], "PNG")
     Image.fromarray(picture(rng, 0, 90, 220)).save(made["small.png"], "PNG")
     Image.fromarray(picture(rng, 0, 201, 307)).convert("L").save(made["grey.webp"], "WEBP", lossless=True)
+    Image.fromarray(picture(rng, 1, 700, 1100)).save(made["large.jpg"], "JPEG", quality=90)
     return {name: buffer.getvalue() for name, buffer in made.items()}
 
 
@@ -108,7 +113,7 @@ def test_others_get_the_same_scores_by_the_metadata_alone(
     detector = load(trained_run if which == "baseline" else "traces", "cpu", Path("none"))
     score = independent(exported)
     ours = {row.path: row.p_synthetic for row in detector.predict(files().items())}
-    assert len(set(ours.values())) == 4
+    assert len(set(ours.values())) >= 4
     for name, data in files().items():
         shown = min(max(score(data), 0.01), 0.99)
         assert shown == pytest.approx(ours[name], abs=2e-5), name
