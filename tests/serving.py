@@ -42,11 +42,11 @@ Ask = Callable[..., Answer]
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[Ask]:
-    """The app on a free port; yields a function that asks it, whose `port` is that port."""
+def serving(app: FastAPI, port: int = 0) -> Iterator[Ask]:
+    """The app on a free port, or this one; yields a function that asks it, whose `port` is that port."""
     server = uvicorn.Server(
         uvicorn.Config(
-            app, host="127.0.0.1", port=0, log_level="critical", ws="none", lifespan="off", proxy_headers=False
+            app, host="127.0.0.1", port=port, log_level="critical", ws="none", lifespan="off", proxy_headers=False
         )
     )
     thread = threading.Thread(target=server.run)

@@ -6,8 +6,6 @@ import io
 import json
 import re
 import shutil
-import threading
-import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
@@ -31,6 +28,7 @@ from mai_app.serve.api import create_app
 from mai_app.serve.backend import Backend, BusyError, Files, Judged
 from mai_app.serve.local import local_backend
 from tests.conftest import picture
+from tests.serving import serving
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -158,20 +156,10 @@ def photo(seed: int = 1, form: str = "JPEG") -> bytes:
 
 
 @contextmanager
-def serving(app: FastAPI, port: int = 0) -> Iterator[str]:
+def at_address(app: FastAPI, port: int = 0) -> Iterator[str]:
     """The app on a free port, or this one; yields its address."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical", ws="none", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    finally:
-        server.should_exit = True
-        thread.join()
+    with serving(app, port) as ask:
+        yield f"http://127.0.0.1:{ask.port}/"  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +174,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def site() -> Iterator[tuple[str, Fake]]:
     fake = Fake()
-    with serving(create_app(fake.backend, open_page=True, limits=LIMITS)) as url:
+    with at_address(create_app(fake.backend, open_page=True, limits=LIMITS)) as url:
         yield url, fake
 
 
@@ -519,13 +507,13 @@ def test_a_busy_server_is_asked_again(visit: Open, url: str, fake: Fake) -> None
 def test_a_server_that_is_gone_may_come_back(visit: Open) -> None:
     fake = Fake()
     app = create_app(fake.backend, open_page=True, limits=LIMITS)
-    with serving(app) as url:
+    with at_address(app) as url:
         page = visit(url)
     drop(page, ("x.jpg", photo()))
     row = rows(page, 1).first
     expect(row.locator(".verdict")).to_have_text("Not judged")
     expect(row.locator(".meaning")).to_contain_text("The server gave no answer")
-    with serving(app, int(url.rstrip("/").rpartition(":")[2])):
+    with at_address(app, int(url.rstrip("/").rpartition(":")[2])):
         row.get_by_role("button", name="Try again").click()
         expect(row.locator(".verdict")).to_have_text("Unsure")
         expect(row.get_by_role("button", name="Try again")).to_be_hidden()
@@ -619,7 +607,7 @@ def test_the_shipped_model_behind_the_page(visit: Open, tmp_path: Path) -> None:
     assert expected.verdict is not None
     with (
         local_backend(ServeConfig(model="traces", device="cpu", runs=tmp_path)) as backend,
-        serving(create_app(backend, open_page=True)) as url,
+        at_address(create_app(backend, open_page=True)) as url,
     ):
         page = visit(url)
         drop(page, ("x.jpg", photo()))
