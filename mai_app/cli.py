@@ -28,7 +28,7 @@ from mai_app.config import (
     TrainConfig,
     TwinsConfig,
 )
-from mai_app.errors import MaiError
+from mai_app.errors import ImageError, MaiError
 from mai_app.showing import chosen_format, show_predictions, show_report, show_scan, show_sweep
 
 if TYPE_CHECKING:
@@ -217,12 +217,16 @@ def _predict(config: PredictConfig) -> int:
     form = chosen_format(config)
     paths = paths_to_judge(config)
     detector = load(config.model, config.device, config.runs)
-    rows = detector.predict(find_images(paths), config.batch_size, config.workers, config.evidence)
-    if config.heatmap is not None:
-        from mai_app.heatmap import write_heatmaps  # noqa: PLC0415
+    files = find_images(paths)
+    if config.heatmap is None:
+        return show_predictions(detector.predict(files, config.batch_size, config.workers, config.evidence), form)
+    from mai_app.heatmap import is_heatmap, write_heatmaps  # noqa: PLC0415
 
-        rows = write_heatmaps(detector, rows, config.heatmap)
-    return show_predictions(rows, form)
+    # Run again, a folder that holds the heatmaps has more images than the user put there.
+    maps = config.heatmap
+    own = (file for file in files if isinstance(file, ImageError) or not is_heatmap(file, maps))
+    rows = detector.predict(own, config.batch_size, config.workers, config.evidence)
+    return show_predictions(write_heatmaps(detector, rows, maps), form)
 
 
 def _scan(config: ScanConfig) -> int:

@@ -46,6 +46,7 @@ LONGEST: Final = 2048
 _CELL: Final = 16  # pixels a side of a place of TraceNet
 _TILE: Final = 32  # places a side that are computed at a time: 512 pixels
 _HALO: Final = 2  # places around a tile: a place sees 14 pixels beyond its own 16, so that 32 are enough
+_ENDING: Final = ".heatmap.png"
 _PATCH: Final = 40  # pixels a side of the grey patch, on the stretched image
 _GREY: Final = 128
 _SMALLEST: Final = 512  # pixels; smaller pictures are enlarged by a whole factor, to be seen beside their scale
@@ -285,13 +286,18 @@ def write_heatmaps(detector: Detector, predictions: Iterable[Prediction], folder
         yield prediction
 
 
+def is_heatmap(file: Path, folder: Path) -> bool:
+    """Whether a file is one that an earlier `write_heatmaps` left in the folder, by its name and place."""
+    return file.name.endswith(_ENDING) and file.parent.resolve() == folder.resolve()
+
+
 def _new_name(name: str, taken: set[str]) -> str:
     """A file's name of its own, with no folder in it, that every file system takes."""
     # Of Windows' paths the last part is the same as of any other's; colons and the like are no letters there.
     letters = (c if c.isprintable() and c not in '<>:"|?*' else "_" for c in PureWindowsPath(name).name)
     stem = "".join(letters).encode("utf-8", "replace")[:150].decode("utf-8", "ignore").strip(" .") or "image"
     for number in count(1):
-        new = f"{stem}{f'-{number}' if number > 1 else ''}.heatmap.png"
+        new = f"{stem}{f'-{number}' if number > 1 else ''}{_ENDING}"
         # Some file systems hold names for equal that differ in case or in how an accent is written.
         same = unicodedata.normalize("NFKC", new).casefold()
         if same not in taken:

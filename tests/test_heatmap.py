@@ -3,6 +3,7 @@
 import colorsys
 import io
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from mai_app import heatmap as module
+from mai_app.cli import main
 from mai_app.config import Preprocessing
 from mai_app.data.images import Pixels
 from mai_app.data.inputs import resize, shrink
@@ -307,6 +309,19 @@ def test_each_judged_file_gets_its_picture_and_its_row(traces: Detector, tmp_pat
     expected = heatmap(traces, np.asarray(Image.open(paths[1])))
     made = np.asarray(Image.open(tmp_path / "maps" / "good.png.heatmap.png"))
     np.testing.assert_array_equal(made, picture(np.asarray(Image.open(paths[1])), expected))
+
+
+def test_run_again_a_folder_with_its_heatmaps_gets_no_heatmaps_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "maps").mkdir()
+    for name in ("good.png", "mine.heatmap.png"):  # the second is the user's own: it lies with the photos
+        (tmp_path / name).write_bytes(png(scene(np.random.default_rng(9), 1, 70, 90)))
+    for _ in range(2):
+        maps = ["--heatmap", str(tmp_path / "maps"), "--workers", "1", "--jsonl"]
+        assert main(["predict", str(tmp_path), "--model", "traces", "--runs", "none", *maps]) == 0
+        judged = [Path(json.loads(line)["path"]).name for line in capsys.readouterr().out.splitlines()]
+        assert judged == ["good.png", "mine.heatmap.png"]
 
 
 def test_a_large_image_is_looked_at_as_small_as_for_its_score(traces: Detector) -> None:
