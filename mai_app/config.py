@@ -75,7 +75,7 @@ class Preprocessing:
     crops: int = 5
     """Crops an image at prediction: the four corners and the centre (5), or the centre alone (1). crop only."""
     longest: int = 0
-    """At prediction, images with a longer side are scaled down to it first, in pixels; 0: never."""
+    """Images with a longer side are scaled down to it first, in pixels; 0: never."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ class Splitting:
 SPLITTING = Splitting()
 
 PREPARED_WINDOW = 256
-"""Largest side, in pixels, of the native-size window that a prepared set keeps of an image."""
+"""Largest side, in pixels, of the windows that a prepared set keeps of an image."""
+PREPARED_LONGEST = 512
+"""Longest side, in pixels, to which larger images are scaled down for their second window."""
 SMALLEST_CROP = 32
 """Smallest side of a training crop, in pixels."""
 NEAR_DUPLICATE_BITS = 4
@@ -213,7 +215,7 @@ class TrainConfig:
     crop_size: int = IMAGE_SIZE
     """Side of the training crops, in pixels; traces takes any, and smaller ones train faster. --input crop only."""
     longest: int = 0
-    """At prediction, images with a longer side are scaled down to it first, in pixels; 0: never. --input crop only."""
+    """512: images with a longer side are scaled down to it first. 0: never. --input crop only."""
     epochs: int = 20
     """Epochs in all; raise it to train a finished run further."""
     batch_size: int = 64

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from torch import nn
 from mai_app import __version__
 from mai_app.atomic import locked, write_bytes
 from mai_app.checkpoint import BEST, CheckpointInfo, find_checkpoint, load_checkpoint, save_checkpoint
-from mai_app.config import IMAGE_SIZE, PREPARED_WINDOW, SMALLEST_CROP, Preprocessing, TrainConfig
+from mai_app.config import IMAGE_SIZE, PREPARED_LONGEST, PREPARED_WINDOW, SMALLEST_CROP, Preprocessing, TrainConfig
 from mai_app.data.dataset import TrainingImages, draw_epoch, to_floats, training_batches, validation_batches
 from mai_app.data.prepare import prepare
 from mai_app.data.prepared import PreparedSet
@@ -55,8 +56,8 @@ def train(config: TrainConfig, on_save: Callable[[], None] | None = None) -> Pat
         raise RunError(f"--crop-size {config.crop_size}: only --input crop and models other than baseline can vary it")
     if not SMALLEST_CROP <= config.crop_size <= PREPARED_WINDOW:
         raise RunError(f"--crop-size {config.crop_size}: must be from {SMALLEST_CROP} to {PREPARED_WINDOW} pixels")
-    if config.longest and (config.longest < IMAGE_SIZE or config.input == "resize"):
-        raise RunError(f"--longest {config.longest}: must be 0 or at least {IMAGE_SIZE}, and is for --input crop")
+    if config.longest and (config.longest != PREPARED_LONGEST or config.input == "resize"):
+        raise RunError(f"--longest {config.longest}: must be 0 or {PREPARED_LONGEST}, and is for --input crop")
     if not 0 <= config.ema < 1:
         raise RunError(f"--ema {config.ema}: must be at least 0 and under 1")
     device = choose_device(config.device)
@@ -93,7 +94,7 @@ def _run(
     device, first = group.device, group.rank == 0
     labels, sources = prepared.labels, prepared.sources
     preprocessing = Preprocessing(input=config.input, longest=config.longest)
-    crops = Preprocessing(input=config.input, size=config.crop_size)
+    crops = replace(preprocessing, size=config.crop_size)
 
     torch.manual_seed(config.seed)
     fair = max(1, (os.cpu_count() or 1) // group.size)

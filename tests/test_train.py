@@ -193,7 +193,7 @@ def test_a_damaged_state_is_said_so(plain: TrainConfig, tmp_path: Path) -> None:
         ({"crop_size": 96}, "can vary it"),
         ({"crop_size": 16, "input": "crop", "model": "traces"}, "must be from 32"),
         ({"longest": 512}, "is for --input crop"),
-        ({"longest": 64, "input": "crop"}, "must be 0 or at least 200"),
+        ({"longest": 64, "input": "crop"}, "must be 0 or 512"),
     ],
 )
 def test_settings_that_can_not_work_are_refused(

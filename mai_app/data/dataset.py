@@ -95,9 +95,10 @@ class TrainingImages(Dataset[Batch]):
         if self.preprocessing.input == "resize":
             stretched = self.prepared.stretched(row)
             return training_stretch(stretched, self.jpegs, rng) if self.degrade else stretched
-        window = self.prepared.window(row)
+        scaled = self.preprocessing.longest > 0
+        window = self.prepared.window(row, scaled)
         if self.degrade:
-            return training_crop(window, bool(self.prepared.lossy[row]), self.jpegs, size, rng)
+            return training_crop(window, self.prepared.lossy(row, scaled), self.jpegs, size, rng)
         return random_window(mirrored(window, size), size, rng)
 
 
@@ -117,14 +118,15 @@ def validation_batches(
     prepared: PreparedSet, rows: npt.NDArray[np.int64], preprocessing: Preprocessing, batch_size: int
 ) -> Iterator[Batch]:
     """The images of the given rows in order, one input each: the whole image, or its window's central crop."""
-    # A prepared window is a native part of its image, whose other pixels are not there to be scaled down.
     central = Preprocessing(input=preprocessing.input, size=preprocessing.size, crops=1)
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         if preprocessing.input == "resize":
             pixels: Pixels = np.stack([prepared.stretched(row) for row in part])
         else:
-            pixels = np.concatenate([to_inputs(prepared.window(row), central) for row in part])
+            pixels = np.concatenate(
+                [to_inputs(prepared.window(row, preprocessing.longest > 0), central) for row in part]
+            )
         yield torch.from_numpy(pixels), torch.from_numpy(prepared.labels[part]).float()
 
 

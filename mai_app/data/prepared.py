@@ -20,7 +20,7 @@ from mai_app.data.images import SAMPLINGS, Pixels
 from mai_app.data.units import COLUMNS, STRETCHED_BYTES
 from mai_app.errors import DataError
 
-VERSION: Final = 2
+VERSION: Final = 3
 MANIFEST: Final = {"split": pa.string(), "left_out": pa.string(), "group": pa.string(), "unit": pa.string(), **COLUMNS}
 """Columns of manifest.csv: the units' own, and split (empty where left out), left_out (why), group and unit."""
 OPEN_UNITS: Final = 256
@@ -38,9 +38,10 @@ class PreparedSet:
         """The manifest, (n rows)."""
         self.labels: npt.NDArray[np.int64] = table["label"].to_numpy()
         self.splits: npt.NDArray[np.str_] = table["split"].to_numpy().astype(str)
-        self.lossy: npt.NDArray[np.bool_] = table["lossy"].to_numpy().astype(bool)
+        self._lossy: npt.NDArray[np.bool_] = table["lossy"].to_numpy().astype(bool)
         self._at = table["at"].to_numpy()
-        self._heights, self._widths = table["window_height"].to_numpy(), table["window_width"].to_numpy()
+        self._windows = np.stack([table[f"window_{side}"].to_numpy() for side in ("height", "width")], axis=1)
+        self._scaled = np.stack([table[f"scaled_{side}"].to_numpy() for side in ("height", "width")], axis=1)
         self.original_bytes: npt.NDArray[np.int64] = table["original_bytes"].to_numpy()
         units = table["unit"].combine_chunks().dictionary_encode()
         self._unit_of, self._units = units.indices.to_numpy(), units.dictionary.to_pylist()
@@ -75,15 +76,24 @@ class PreparedSet:
         """The whole image, stretched: (200, 200, 3) uint8, a view."""
         return self._bytes(row, 0, STRETCHED_BYTES).reshape(IMAGE_SIZE, IMAGE_SIZE, 3)
 
-    def window(self, row: int) -> Pixels:
-        """The image's window of native pixels, (≤ 256, ≤ 256, 3) uint8, a view."""
-        shape = (int(self._heights[row]), int(self._widths[row]), 3)
-        return self._bytes(row, STRETCHED_BYTES, int(np.prod(shape))).reshape(shape)
+    def window(self, row: int, scaled: bool = False) -> Pixels:
+        """The image's window of native pixels, (≤ 256, ≤ 256, 3) uint8, a view.
+
+        With `scaled` of the image scaled down first, by Lanczos to PREPARED_LONGEST, if it is larger than that.
+        """
+        if not (scaled and self._scaled[row].any()):
+            return self._bytes(row, STRETCHED_BYTES, _size(self._windows[row])).reshape(*self._windows[row], 3)
+        start = STRETCHED_BYTES + _size(self._windows[row])
+        return self._bytes(row, start, _size(self._scaled[row])).reshape(*self._scaled[row], 3)
+
+    def lossy(self, row: int, scaled: bool = False) -> bool:
+        """Whether the window's pixels come from lossy coding as they are: scaling down leaves little of its traces."""
+        return bool(self._lossy[row]) and not (scaled and self._scaled[row].any())
 
     def original(self, row: int) -> bytes:
         """The image's own file, where the set keeps it; else no bytes."""
-        window = int(self._heights[row]) * int(self._widths[row]) * 3
-        return self._bytes(row, STRETCHED_BYTES + window, int(self.original_bytes[row])).tobytes()
+        start = STRETCHED_BYTES + _size(self._windows[row]) + _size(self._scaled[row])
+        return self._bytes(row, start, int(self.original_bytes[row])).tobytes()
 
     def jpegs(self, rows: npt.NDArray[np.int64]) -> Jpegs:
         """(m, 2): quality and place in SAMPLINGS of those of the rows' files that are colour JPEG."""
@@ -107,6 +117,11 @@ class PreparedSet:
                 self._maps.popitem(last=False)
         start = int(self._at[row]) + offset
         return pixels[start : start + size]
+
+
+def _size(window: npt.NDArray[np.int64]) -> int:
+    """Bytes of a window of this height and width."""
+    return int(window.prod()) * 3
 
 
 def is_prepared(folder: Path) -> bool:

@@ -2,7 +2,8 @@
 
 A unit is a folder with
     pixels.u8       an image after the other: the whole image stretched to (200, 200, 3) uint8, its window of native
-                    pixels (≤ 256, ≤ 256, 3) uint8, and, of images that may be tested on, their file's own bytes
+                    pixels (≤ 256, ≤ 256, 3) uint8, the same of the image scaled down if a side is over 512 pixels,
+                    and, of images that may be tested on, their file's own bytes
     index.csv       a line an image: where it came from, how its file stored it, where its pixels lie
     refused.jsonl   a line a file that could not be decoded
 """
@@ -21,16 +22,16 @@ import numpy as np
 import pyarrow as pa
 
 from mai_app.atomic import sync_folder
-from mai_app.config import IMAGE_SIZE, PREPARED_WINDOW, Splitting
+from mai_app.config import IMAGE_SIZE, PREPARED_LONGEST, PREPARED_WINDOW, Splitting
 from mai_app.data.folders import Record
 from mai_app.data.groups import held_out_alone, perceptual_hash
 from mai_app.data.images import Pixels, decode, read_file
-from mai_app.data.inputs import random_window, resize
+from mai_app.data.inputs import random_window, resize, shrink
 from mai_app.data.streaming import ordered_map
 from mai_app.errors import ImageError
 
 STRETCHED_BYTES: Final = IMAGE_SIZE * IMAGE_SIZE * 3
-MOST_BYTES: Final = STRETCHED_BYTES + PREPARED_WINDOW * PREPARED_WINDOW * 3
+MOST_BYTES: Final = STRETCHED_BYTES + 2 * PREPARED_WINDOW * PREPARED_WINDOW * 3
 """Pixels stored of an image at most."""
 
 COLUMNS: Final = {
@@ -53,9 +54,13 @@ COLUMNS: Final = {
     "at": pa.int64(),
     "window_height": pa.int64(),
     "window_width": pa.int64(),
+    "scaled_height": pa.int64(),
+    "scaled_width": pa.int64(),
     "original_bytes": pa.int64(),
 }
-"""Columns of index.csv. sha256 is that of the decoded pixels, phash the perceptual hash in hexadecimal (0: none)."""
+"""Columns of index.csv. sha256 is that of the decoded pixels, phash the perceptual hash in hexadecimal (0: none).
+
+window_… is the shape of the native window, scaled_… that of the scaled image's: 0 for images that are small enough."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +140,13 @@ def _decode(
         return {"file": file, "source": record.source, "reason": error.reason}
     sha256 = pixel_hash(image.pixels)
     height, width = image.pixels.shape[:2]
-    # The window depends on the pixels and the seed alone, not on the order of things.
-    rng = np.random.default_rng([splitting.seed, int(sha256[:16], 16)])
-    window = random_window(image.pixels, PREPARED_WINDOW, rng)
+    # The windows depend on the pixels and the seed alone, not on the order of things.
+    seeds = [splitting.seed, int(sha256[:16], 16)]
+    window = random_window(image.pixels, PREPARED_WINDOW, np.random.default_rng(seeds))
+    scaled = image.pixels[:0, :0]
+    if max(height, width) > PREPARED_LONGEST:
+        small = shrink(image.pixels, PREPARED_LONGEST)
+        scaled = random_window(small, PREPARED_WINDOW, np.random.default_rng(seeds))
     stretched = resize(image.pixels, IMAGE_SIZE)
     original = data if keep_originals and held_out_alone(sha256, splitting) else b""
     row = {
@@ -159,9 +168,11 @@ def _decode(
         "phash": f"{perceptual_hash(stretched):016x}",
         "window_height": window.shape[0],
         "window_width": window.shape[1],
+        "scaled_height": scaled.shape[0],
+        "scaled_width": scaled.shape[1],
         "original_bytes": len(original),
     }
-    return row, [stretched.tobytes(), window.tobytes(), original]
+    return row, [stretched.tobytes(), window.tobytes(), scaled.tobytes(), original]
 
 
 def _sync(*streams: IO[Any]) -> None:

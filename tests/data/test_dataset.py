@@ -117,6 +117,22 @@ def test_crops_move_from_epoch_to_epoch_and_are_native_pixels(data_set: Path, tm
     assert all(crop.tobytes() in places for crop in crops)
 
 
+def test_with_longest_crops_come_from_the_image_scaled_down(tmp_path: Path) -> None:
+    for name in ("authentic", "synthetic"):
+        (tmp_path / "d" / "train" / name).mkdir(parents=True)
+        Image.fromarray(picture(np.random.default_rng(1), 0, 800, 700)).save(tmp_path / "d" / "train" / name / "a.png")
+        Image.fromarray(picture(np.random.default_rng(2), 1, 700, 800)).save(tmp_path / "d" / "train" / name / "b.png")
+    prepared = prepare(tmp_path / "d", tmp_path / "p")
+    for longest in (0, 512):
+        how = Preprocessing(input="crop", longest=longest)
+        window = prepared.window(0, scaled=longest > 0)
+        places = {window[y : y + 200, x : x + 200].tobytes() for y in range(57) for x in range(57)}
+        crop = TrainingImages(prepared, how, seed=0, epoch=0).__getitems__([(0, 0)])[0][0].numpy()
+        assert crop.tobytes() in places
+        ((pixels, _),) = validation_batches(prepared, np.array([0]), how, batch_size=2)
+        np.testing.assert_array_equal(pixels[0].numpy(), window[28:228, 28:228])
+
+
 def test_validation_comes_in_order_with_its_labels(data_set: Path, tmp_path: Path) -> None:
     prepared = prepare(data_set, tmp_path)
     chosen = np.array([5, 100, 7])

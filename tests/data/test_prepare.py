@@ -16,7 +16,7 @@ from PIL import Image
 from mai_app.config import PREPARED_WINDOW, PrepareConfig
 from mai_app.data import plan
 from mai_app.data.images import decode_file
-from mai_app.data.inputs import resize
+from mai_app.data.inputs import resize, shrink
 from mai_app.data.prepare import prepare, prepare_sources
 from mai_app.data.prepared import PreparedSet, open_prepared
 from mai_app.data.units import pixel_hash
@@ -69,6 +69,30 @@ def test_a_large_image_keeps_a_native_window(tmp_path: Path) -> None:
         rows = np.lib.stride_tricks.sliding_window_view(large[name][:, :, 0], PREPARED_WINDOW, axis=1)
         ((y, x),) = np.argwhere((rows == window[0, :, 0]).all(axis=2))
         np.testing.assert_array_equal(window, large[name][y : y + PREPARED_WINDOW, x : x + PREPARED_WINDOW])
+
+
+def test_an_image_over_512_pixels_keeps_a_window_of_itself_scaled_down(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"large.png": (600, 900), "large.jpg": (300, 513), "small.jpg": (500, 512)}
+    (tmp_path / "d" / "train" / "synthetic").mkdir(parents=True)
+    (tmp_path / "d" / "train" / "authentic").mkdir(parents=True)
+    Image.fromarray(picture(rng, 0, 40, 40)).save(tmp_path / "d" / "train" / "authentic" / "a.png")
+    for name, size in sizes.items():
+        Image.fromarray(picture(rng, 1, *size)).save(tmp_path / "d" / "train" / "synthetic" / name)
+    prepared = prepare(tmp_path / "d", tmp_path / "p")
+    rows = {Path(prepared.file(row)).name: row for row in range(len(prepared))}
+    for name in sizes:
+        row, pixels = rows[name], decode_file(tmp_path / "d" / "train" / "synthetic" / name).pixels
+        window = prepared.window(row, scaled=True)
+        small = shrink(pixels, 512)
+        across = np.lib.stride_tricks.sliding_window_view(small[:, :, 0], window.shape[1], axis=1)
+        ((y, x),) = np.argwhere((across == window[0, :, 0]).all(axis=2))
+        np.testing.assert_array_equal(window, small[y : y + window.shape[0], x : x + window.shape[1]])
+        assert window.shape == (256, 256, 3)
+        assert np.array_equal(window, prepared.window(row)) == (name == "small.jpg")
+    # What was scaled down has no blocks of JPEG left to speak of.
+    assert [prepared.lossy(rows[name]) for name in sizes] == [False, True, True]
+    assert [prepared.lossy(rows[name], scaled=True) for name in sizes] == [False, False, True]
 
 
 def test_a_second_call_decodes_nothing(data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
