@@ -432,7 +432,7 @@ class DemoConfig:
     """Folder for the images, the run and the report."""
     scenes: int = 700
     """Scenes rendered; each gives one authentic and one synthetic image."""
-    epochs: int = 8
+    epochs: int = 5
     """Epochs of training."""
     learning_rate: float = 3e-4
     """Learning rate; at the first MAI's 0.001 so few and so faint pictures teach it nothing."""
