@@ -526,6 +526,7 @@ def test_a_model_can_be_chosen_where_there_are_several(visit: Open, url: str, fa
     expect(page.locator("#rates")).to_contain_text("Of 610 authentic validation images")
     fake.models = (FACTS, TIGER)
     page = visit(url)
+    expect(page.locator("#models")).to_be_visible()  # an image dropped before that goes to the default, unnamed
     drop(page, ("a.jpg", photo()))
     rows(page, 1)
     page.get_by_role("combobox", name="Model").select_option("tiger")
