@@ -32,8 +32,8 @@ from mai_app.config import (
     TrainConfig,
     TwinsConfig,
 )
-from mai_app.costs import Machine
 from mai_app.errors import ImageError, MaiError, ModelNameError, SourceError
+from mai_app.remote.costs import Machine
 
 GPUS = tuple(os.environ.get("MAI_GPU", "L4,A10,T4").split(","))  # the first that is free
 TRAINER = Machine(cores=8, gib=16, hours=24, containers=8, gpus=GPUS)
@@ -77,7 +77,7 @@ hub_settings = modal.Secret.from_dict({n: os.environ[n] for n in ("HF_TOKEN", "H
 @app.function(image=image, volumes=writable, **DECODER.asked())
 def make_demo_data(scenes: int, seed: int) -> None:
     """Make the simulated data set on the Volume, unless it is there."""
-    from mai_app.data.demo import make_demo  # noqa: PLC0415
+    from mai_app.demo.images import make_demo  # noqa: PLC0415
 
     make_demo(Path(DATA / DEMO), scenes, seed)
     volume.commit()
@@ -149,8 +149,8 @@ def train(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Train a run on the Volume's set of that name; returns the run's name and its last and best figures."""
     import torch  # noqa: PLC0415
 
-    from mai_app.sweep import best_epoch  # noqa: PLC0415
-    from mai_app.train import train as train_here  # noqa: PLC0415
+    from mai_app.training.loop import train as train_here  # noqa: PLC0415
+    from mai_app.training.sweep import best_epoch  # noqa: PLC0415
 
     settings = settings | {"processes": max(torch.cuda.device_count(), settings["processes"])}
     config = TrainConfig(data=_on_volume(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
@@ -166,8 +166,8 @@ def train(data: str, settings: dict[str, Any]) -> dict[str, Any]:
 @app.function(image=image, volumes=writable, retries=carry_on, **LEADER.asked())
 def run_sweep(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Train the settings by the seeds, a container each; returns the results."""
-    from mai_app.sweep import Result, failed, finished  # noqa: PLC0415
-    from mai_app.sweep import sweep as sweep_here  # noqa: PLC0415
+    from mai_app.training.sweep import Result, failed, finished  # noqa: PLC0415
+    from mai_app.training.sweep import sweep as sweep_here  # noqa: PLC0415
 
     config = SweepConfig(data=Path(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
 
@@ -208,7 +208,7 @@ def evaluate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
 @app.function(image=image, volumes=writable, **EVALUATOR.asked())
 def calibrate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Fit a run's scores on a data set's val part; returns what it comes to, in words."""
-    from mai_app.evaluation.recalibrate import recalibrate, text_table  # noqa: PLC0415
+    from mai_app.evaluation.calibrate import recalibrate, text_table  # noqa: PLC0415
 
     volume.reload()
     config = CalibrateConfig(data=_on_volume(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
@@ -223,7 +223,7 @@ def calibrate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
 @app.function(image=image, volumes=writable, secrets=[hub_settings], retries=carry_on, **TRAINER.asked())
 def twins(data: str, out: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Make a data set of the Volume with a synthetic twin of each authentic image; returns what was made, in words."""
-    from mai_app.twins import make_twins, summary  # noqa: PLC0415
+    from mai_app.training.twins import make_twins, summary  # noqa: PLC0415
 
     config = TwinsConfig(data=Path(DATA / data), out=Path(DATA / out), prepared=Path(PREPARED), **settings)
     try:
@@ -243,7 +243,7 @@ class Judge:
     @modal.enter(snap=True)
     def build(self) -> None:
         """What takes seconds and needs no weights: it is in the snapshot that containers start from."""
-        import mai_app.live  # noqa: F401, PLC0415
+        import mai_app.inference.reload  # noqa: F401, PLC0415
 
     @modal.enter(snap=False)
     def load(self) -> None:
@@ -265,7 +265,7 @@ class Judge:
 @app.function(image=image, volumes=readable, scaledown_window=IDLE, **JUDGE.asked())
 def draw_heatmap(name: str, data: bytes, model: str) -> dict[str, Any]:
     """Where in a file the score comes from, as {"png": bytes}."""
-    from mai_app.heatmap import heatmap_png  # noqa: PLC0415
+    from mai_app.inference.heatmap import heatmap_png  # noqa: PLC0415
 
     try:
         return {"png": heatmap_png(_live(model).detector(), name, data)}
@@ -277,7 +277,7 @@ def draw_heatmap(name: str, data: bytes, model: str) -> dict[str, Any]:
 def list_models() -> list[dict[str, Any]]:
     """The facts of the Volume's runs and of MAI's own models, the default first."""
     from mai_app.config import ServeConfig  # noqa: PLC0415
-    from mai_app.serve.models import known_models  # noqa: PLC0415
+    from mai_app.serve.detectors import known_models  # noqa: PLC0415
 
     volume.reload()
     try:
@@ -338,7 +338,7 @@ def list_images(path: str) -> Iterator[list[Any]]:
     """Names of the images in a folder or list below data/ on the Volume, a thousand at a time."""
     from itertools import islice  # noqa: PLC0415
 
-    from mai_app.scan import list_files  # noqa: PLC0415
+    from mai_app.inference.scan import list_files  # noqa: PLC0415
 
     volume.reload()
     try:
@@ -356,7 +356,7 @@ def _judge(model: str) -> Any:
 
 @functools.cache  # a container's own: draw_heatmap is no class that could hold them
 def _live(model: str) -> Any:
-    from mai_app.live import LiveDetector  # noqa: PLC0415
+    from mai_app.inference.reload import LiveDetector  # noqa: PLC0415
 
     return LiveDetector(model, Path(RUNS), LIVE_SECONDS, volume.reload)
 

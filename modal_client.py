@@ -11,7 +11,6 @@ import modal
 from modal.exception import AuthError, NotFoundError
 
 import modal_app
-from mai_app.atomic import write_bytes
 from mai_app.cli import Config, parse, paths_to_judge, run
 from mai_app.config import (
     CalibrateConfig,
@@ -24,16 +23,17 @@ from mai_app.config import (
     TrainConfig,
     TwinsConfig,
 )
-from mai_app.costs import hire
-from mai_app.data.folders import find_images
+from mai_app.core.files import write_bytes
+from mai_app.core.log import say
+from mai_app.data.layout import find_images
 from mai_app.data.sources import SOURCES
 from mai_app.errors import ImageError, MaiError
-from mai_app.prediction import Prediction, prediction_of
-from mai_app.progress import say
-from mai_app.scan import list_files, read_item
-from mai_app.scan import scan as scan_here
-from mai_app.showing import chosen_format, show_predictions, show_report, show_scan, show_sweep
-from mai_app.sweep import Result, plan
+from mai_app.inference.output import chosen_format, show_predictions, show_report, show_scan, show_sweep
+from mai_app.inference.prediction import Prediction, prediction_of
+from mai_app.inference.scan import list_files, read_item
+from mai_app.inference.scan import scan as scan_here
+from mai_app.remote.costs import hire
+from mai_app.training.sweep import Result, plan
 from modal_app import DEMO, PLACES, answer, settings_of, volume
 
 

@@ -15,12 +15,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from mai_app.config import NEAR_DUPLICATE_BITS
+from mai_app.core.parallel import ordered_map
 from mai_app.data.augment import degrade
-from mai_app.data.folders import scan
-from mai_app.data.groups import perceptual_hash
-from mai_app.data.images import DecodedImage, Pixels, decode_file
-from mai_app.data.inputs import resize
-from mai_app.data.streaming import ordered_map
+from mai_app.data.dedup import perceptual_hash
+from mai_app.data.layout import scan
+from mai_app.images.decode import DecodedImage, Pixels, decode_file
+from mai_app.images.preprocess import resize
 
 FOUND = 0.99
 BITS: Final = (0, 2, 4, 6, 8)

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mai_app.data.images import decode_file
-from mai_app.data.inputs import to_inputs
-from mai_app.predict import load
+from mai_app.images.decode import decode_file
+from mai_app.images.preprocess import to_inputs
+from mai_app.inference.detector import load
 
 LIMIT = 0.9
 """Of the speed one by one that batches must reach."""

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mai_app.data.groups import near_pairs
+from mai_app.data.dedup import near_pairs
 
 TIME_LIMIT = 1.3
 """The time an image may grow by from the small set to the large one."""
@@ -42,7 +42,7 @@ EPOCH = """
 import re, sys
 from pathlib import Path
 from mai_app.config import Preprocessing
-from mai_app.data.dataset import TrainingImages, draw_epoch, training_batches
+from mai_app.data.batches import TrainingImages, draw_epoch, training_batches
 from mai_app.data.prepared import open_prepared
 prepared = open_prepared(Path(sys.argv[1]))
 rows = prepared.rows("train")

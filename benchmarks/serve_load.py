@@ -27,7 +27,7 @@ WARM_UP = 48
 SERVER = f"""
 from pathlib import Path
 from mai_app.config import SHIPPED, ServeConfig, ServeLimits
-from mai_app.serve.local import serve
+from mai_app.serve.server import serve
 config = ServeConfig(model=SHIPPED, port=0, device="cpu", runs=Path("none"))
 serve(config, ServeLimits(waiting_files={ROOM}, per_minute=10**9))
 """

@@ -23,8 +23,8 @@ from threadpoolctl import threadpool_limits
 
 from mai_app.config import PREPARED_WINDOW
 from mai_app.data.augment import Jpegs, training_crop
-from mai_app.data.images import SAMPLINGS, Pixels, decode, encode_jpeg
-from mai_app.data.inputs import mirrored, random_window
+from mai_app.images.decode import SAMPLINGS, Pixels, decode, encode_jpeg
+from mai_app.images.preprocess import mirrored, random_window
 
 LIMIT = 0.2
 SIZE = 200

@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 
 from mai_app.config import InputMode, Preprocessing
-from mai_app.data.dataset import Batch, TrainingImages, draw_epoch, training_batches
+from mai_app.core.device import choose_device, choose_precision, describe_device
+from mai_app.data.batches import Batch, TrainingImages, draw_epoch, training_batches
 from mai_app.data.prepare import prepare
 from mai_app.data.prepared import PreparedSet
-from mai_app.device import choose_device, choose_precision, describe_device
-from mai_app.model import MaiCNN
-from mai_app.train import take_step
+from mai_app.models.networks import MaiCNN
+from mai_app.training.loop import take_step
 
 LIMIT = 0.9
 BATCH = 64

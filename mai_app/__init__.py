@@ -13,18 +13,18 @@ __version__ = "0.1.0"
 __all__ = ["Prediction", "__version__", "load"]
 
 if TYPE_CHECKING:
-    from mai_app.predict import load
-    from mai_app.prediction import Prediction
+    from mai_app.inference.detector import load
+    from mai_app.inference.prediction import Prediction
 
 
 def __getattr__(name: str) -> Any:
     # Late, so that `mai --help` and the calling side of Modal need not wait for torch.
     if name == "load":
-        from mai_app.predict import load  # noqa: PLC0415
+        from mai_app.inference.detector import load  # noqa: PLC0415
 
         return load
     if name == "Prediction":
-        from mai_app.prediction import Prediction  # noqa: PLC0415
+        from mai_app.inference.prediction import Prediction  # noqa: PLC0415
 
         return Prediction
     raise AttributeError(f"module 'mai_app' has no attribute {name!r}")

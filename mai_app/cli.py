@@ -29,10 +29,10 @@ from mai_app.config import (
     TwinsConfig,
 )
 from mai_app.errors import ImageError, MaiError
-from mai_app.showing import chosen_format, show_predictions, show_report, show_scan, show_sweep
+from mai_app.inference.output import chosen_format, show_predictions, show_report, show_scan, show_sweep
 
 if TYPE_CHECKING:
-    from mai_app.scan import Chunk
+    from mai_app.inference.scan import Chunk
 
 Config = (
     PrepareConfig
@@ -150,7 +150,7 @@ def _prepare(config: PrepareConfig) -> int:
 
 
 def _audit(config: AuditConfig) -> int:
-    from mai_app.atomic import write_text  # noqa: PLC0415
+    from mai_app.core.files import write_text  # noqa: PLC0415
     from mai_app.data.prepare import prepare  # noqa: PLC0415
     from mai_app.evaluation.audit import audit, over  # noqa: PLC0415
     from mai_app.evaluation.audit_page import html_page, text  # noqa: PLC0415
@@ -172,14 +172,14 @@ def _audit(config: AuditConfig) -> int:
 
 
 def _twins(config: TwinsConfig) -> int:
-    from mai_app.twins import make_twins, summary  # noqa: PLC0415
+    from mai_app.training.twins import make_twins, summary  # noqa: PLC0415
 
     print(summary(make_twins(config), config))
     return 0
 
 
 def _train(config: TrainConfig) -> int:
-    from mai_app.train import train  # noqa: PLC0415
+    from mai_app.training.loop import train  # noqa: PLC0415
 
     folder = train(config)
     print(f"done: {folder}. Next: mai evaluate --data {config.data} --model {folder}")
@@ -187,16 +187,16 @@ def _train(config: TrainConfig) -> int:
 
 
 def _sweep(config: SweepConfig) -> int:
-    from mai_app.sweep import one_by_one, plan, sweep  # noqa: PLC0415
+    from mai_app.training.sweep import one_by_one, plan, sweep  # noqa: PLC0415
 
     plan(config)  # a wrong --vary is refused at once, before the seconds that torch takes
-    from mai_app.train import train  # noqa: PLC0415
+    from mai_app.training.loop import train  # noqa: PLC0415
 
     return show_sweep(sweep(config, lambda runs: one_by_one(runs, train)), config)
 
 
 def _calibrate(config: CalibrateConfig) -> int:
-    from mai_app.evaluation.recalibrate import recalibrate, text_table  # noqa: PLC0415
+    from mai_app.evaluation.calibrate import recalibrate, text_table  # noqa: PLC0415
 
     path, calibration = recalibrate(config)
     print(f"{text_table(calibration)}\n\ncalibrated: {path}. Next: mai evaluate --data {config.data} --model {path}")
@@ -211,8 +211,8 @@ def _evaluate(config: EvaluateConfig) -> int:
 
 
 def _predict(config: PredictConfig) -> int:
-    from mai_app.data.folders import find_images  # noqa: PLC0415
-    from mai_app.predict import load  # noqa: PLC0415
+    from mai_app.data.layout import find_images  # noqa: PLC0415
+    from mai_app.inference.detector import load  # noqa: PLC0415
 
     form = chosen_format(config)
     paths = paths_to_judge(config)
@@ -220,7 +220,7 @@ def _predict(config: PredictConfig) -> int:
     files = find_images(paths)
     if config.heatmap is None:
         return show_predictions(detector.predict(files, config.batch_size, config.workers, config.evidence), form)
-    from mai_app.heatmap import is_heatmap, write_heatmaps  # noqa: PLC0415
+    from mai_app.inference.heatmap import is_heatmap, write_heatmaps  # noqa: PLC0415
 
     # Run again, a folder that holds the heatmaps has more images than the user put there.
     maps = config.heatmap
@@ -230,8 +230,8 @@ def _predict(config: PredictConfig) -> int:
 
 
 def _scan(config: ScanConfig) -> int:
-    from mai_app.predict import load  # noqa: PLC0415
-    from mai_app.scan import list_files, scan  # noqa: PLC0415
+    from mai_app.inference.detector import load  # noqa: PLC0415
+    from mai_app.inference.scan import list_files, scan  # noqa: PLC0415
 
     detector = load(config.model, config.device, config.runs)
 
@@ -248,21 +248,21 @@ def _scan(config: ScanConfig) -> int:
 
 
 def _serve(config: ServeConfig) -> int:
-    from mai_app.serve.local import serve  # noqa: PLC0415
+    from mai_app.serve.server import serve  # noqa: PLC0415
 
     serve(config)
     return 0
 
 
 def _export(config: ExportConfig) -> int:
-    from mai_app.export import export, summary  # noqa: PLC0415
+    from mai_app.inference.export import export, summary  # noqa: PLC0415
 
     print(summary(export(config)))
     return 0
 
 
 def _models(config: ModelsConfig) -> int:
-    from mai_app.listing import list_models, table  # noqa: PLC0415
+    from mai_app.models.registry import list_models, table  # noqa: PLC0415
 
     models = list_models(config.runs)
     print(json.dumps([asdict(model) for model in models], indent=2) if config.json else table(models, config.runs))
@@ -270,14 +270,14 @@ def _models(config: ModelsConfig) -> int:
 
 
 def _card(config: CardConfig) -> int:
-    from mai_app.card import write_card  # noqa: PLC0415
+    from mai_app.evaluation.model_card import write_card  # noqa: PLC0415
 
     print(f"card: {write_card(config)}")
     return 0
 
 
 def _demo(config: DemoConfig) -> int:
-    from mai_app.demo import demo  # noqa: PLC0415
+    from mai_app.demo.run import demo  # noqa: PLC0415
 
     demo(config)
     return 0

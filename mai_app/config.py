@@ -112,7 +112,7 @@ SHOWN_SCORES = (0.01, 0.99)
 """Scores are shown no nearer to 0 and 1: a few hundred validation images can't tell one image of 100 from none."""
 
 SHIPPED = "traces"
-"""Name of the model that comes with MAI (mai_app/weights/) and is used where there is no run and none is named."""
+"""Name of the model that comes with MAI (mai_app/models/weights/): used where there is no run and none is named."""
 
 RUNS = Path("runs")
 PREPARED = Path("prepared")

@@ -72,7 +72,7 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained_run(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run on `data_set`; for reading only."""
-    from mai_app.train import train  # noqa: PLC0415 - torch, which most tests do not need
+    from mai_app.training.loop import train  # noqa: PLC0415 - torch, which most tests do not need
 
     # Without damage: so short a run learns the plain pictures only.
     return train(replace(small(data_set, tmp_path_factory.mktemp("trained")), name="small", epochs=3, degrade=False))
@@ -81,7 +81,7 @@ def trained_run(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="session")
 def plain(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     """The settings of a finished run, `small` as it is, never disturbed; its folder is for reading only."""
-    from mai_app.train import train  # noqa: PLC0415
+    from mai_app.training.loop import train  # noqa: PLC0415
 
     config = replace(small(data_set, tmp_path_factory.mktemp("plain")), save_minutes=0)
     train(config)

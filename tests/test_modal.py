@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 from PIL import Image
 
-from mai_app.checkpoint import load_checkpoint, save_checkpoint
+from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import Run, write_data_set
 from tests.hub import Hub, add_six
 from tests.modal import ROOT, SIMULATOR, on_modal, summary

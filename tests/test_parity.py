@@ -7,11 +7,11 @@ import pytest
 
 from mai_app import load
 from mai_app.config import SHOWN_SCORES, InputMode, Preprocessing
-from mai_app.data.dataset import TrainingImages, validation_batches
-from mai_app.data.images import decode_file
-from mai_app.data.inputs import to_inputs
+from mai_app.data.batches import TrainingImages, validation_batches
 from mai_app.data.prepare import prepare
-from mai_app.train import predict_logits
+from mai_app.images.decode import decode_file
+from mai_app.images.preprocess import to_inputs
+from mai_app.training.loop import predict_logits
 
 
 def test_training_and_prediction_see_the_same_pixels(data_set: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from mai_app.config import Tier
-from mai_app.data.images import SAMPLINGS, DecodedImage, Pixels, decode, encode_jpeg
-from mai_app.data.inputs import mirrored, random_window, shrink
+from mai_app.images.decode import SAMPLINGS, DecodedImage, Pixels, decode, encode_jpeg
+from mai_app.images.preprocess import mirrored, random_window, shrink
 
 Jpegs = npt.NDArray[np.int64]
 """(n, 2): quality, 1 to 100, and place in SAMPLINGS of a training set's JPEG files."""

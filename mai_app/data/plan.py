@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from mai_app.atomic import write_text
 from mai_app.config import CLASSES, NEAR_DUPLICATE_BITS, PREPARED_WINDOW, SPLITTING, PrepareConfig
-from mai_app.data.folders import Record, listing_hash, scan, walk_images
+from mai_app.core.files import write_text
+from mai_app.data.archives import draw
 from mai_app.data.hub import Patience, RemoteFile, list_files
+from mai_app.data.layout import Record, listing_hash, scan, walk_images
 from mai_app.data.prepared import VERSION
-from mai_app.data.readers import draw
+from mai_app.data.shards import MOST_BYTES
 from mai_app.data.sources import SOURCES, Source
-from mai_app.data.units import MOST_BYTES
 from mai_app.errors import DataError, SourceError
 
 FOLDER_UNIT: Final = 1000

@@ -16,19 +16,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from mai_app.atomic import locked, replacing, write_text
 from mai_app.config import SPLITTING, PrepareConfig, Splitting
-from mai_app.data.folders import Record
-from mai_app.data.groups import assign_splits, group_images
+from mai_app.core.files import locked, replacing, write_text
+from mai_app.core.log import bar, say
+from mai_app.core.parallel import ordered_map
+from mai_app.core.signals import stop_signals
+from mai_app.data.archives import read_flags, read_members
+from mai_app.data.dedup import assign_splits, group_images
 from mai_app.data.hub import Patience, download
+from mai_app.data.layout import Record
 from mai_app.data.plan import FolderUnit, Plan, RemoteUnit, Unit, bytes_needed, make_plan, plan_folder
 from mai_app.data.prepared import MANIFEST, VERSION, PreparedSet, find_prepared, open_prepared, read_table
-from mai_app.data.readers import read_flags, read_members
-from mai_app.data.streaming import ordered_map
-from mai_app.data.units import COLUMNS, Item, write_unit
+from mai_app.data.shards import COLUMNS, Item, write_unit
 from mai_app.errors import DataError, ImageError, SourceError
-from mai_app.progress import bar, say
-from mai_app.stopping import stop_signals
 
 
 def prepare(data: Path, prepared: Path, workers: int = 2) -> PreparedSet:

@@ -16,9 +16,9 @@ import pyarrow.csv
 
 from mai_app.config import IMAGE_SIZE
 from mai_app.data.augment import Jpegs
-from mai_app.data.images import SAMPLINGS, Pixels
-from mai_app.data.units import COLUMNS, STRETCHED_BYTES
+from mai_app.data.shards import COLUMNS, STRETCHED_BYTES
 from mai_app.errors import DataError
+from mai_app.images.decode import SAMPLINGS, Pixels
 
 VERSION: Final = 3
 MANIFEST: Final = {"split": pa.string(), "left_out": pa.string(), "group": pa.string(), "unit": pa.string(), **COLUMNS}

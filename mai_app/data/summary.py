@@ -5,8 +5,8 @@ from typing import Final
 
 from mai_app.config import CLASSES
 from mai_app.data.prepared import PreparedSet
+from mai_app.data.shards import MOST_BYTES
 from mai_app.data.sources import SOURCES
-from mai_app.data.units import MOST_BYTES
 
 SHOWN: Final = 20
 """Sources in the summary at most, the largest ones."""

@@ -13,8 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from mai_app import __version__
 from mai_app.config import CLASSES
-from mai_app.data.images import DecodedImage
-from mai_app.evaluation import metrics
+from mai_app.core import metrics
 from mai_app.evaluation.audit_counts import (
     FORMATS,
     Floats,
@@ -26,6 +25,7 @@ from mai_app.evaluation.audit_counts import (
     statements,
     tally,
 )
+from mai_app.images.decode import DecodedImage
 
 Folds = list[tuple[Ints, Ints]]
 """Rows to fit on and rows to score, fold by fold."""

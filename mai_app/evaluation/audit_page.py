@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from mai_app.config import CLASSES
 from mai_app.evaluation.audit import PROPERTIES, table_properties
 from mai_app.evaluation.audit_counts import Floats, Ints, column_codes
-from mai_app.evaluation.page import (
+from mai_app.evaluation.html import (
     CLASS_COLOURS,
     cut_text,
     new_axes,

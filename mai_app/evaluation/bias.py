@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from mai_app.config import CLASSES
-from mai_app.data.folders import Record
-from mai_app.data.images import DecodedImage, Pixels, decode, encode_jpeg
+from mai_app.core import metrics
+from mai_app.core.log import say
+from mai_app.data.layout import Record
 from mai_app.errors import DataError, ImageError
-from mai_app.evaluation import metrics
-from mai_app.evaluation.scores import Images, Row, judge, scores_of, seen_by, verdicts_of
-from mai_app.predict import Detector
-from mai_app.progress import say
+from mai_app.evaluation.score import Images, Row, judge, scores_of, seen_by, verdicts_of
+from mai_app.images.decode import DecodedImage, Pixels, decode, encode_jpeg
+from mai_app.inference.detector import Detector
 
 CUT: Final = 8
 """Pixels cut off at the left and at the top: JPEG's blocks stay where they are, in relation to the new corner."""

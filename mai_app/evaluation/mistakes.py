@@ -7,10 +7,10 @@ from typing import Any, Final
 import numpy as np
 
 from mai_app.config import TIERS
-from mai_app.data.images import decode, encode_jpeg
-from mai_app.data.inputs import shrink
+from mai_app.core.metrics import Floats, Ints
 from mai_app.errors import ImageError
-from mai_app.evaluation.metrics import Floats, Ints
+from mai_app.images.decode import decode, encode_jpeg
+from mai_app.images.preprocess import shrink
 
 MOST: Final = 12
 """Images of a class."""

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mai_app.config import CLASSES, TIERS
-from mai_app.evaluation.metrics import Floats, Ints, auroc, roc_curve
-from mai_app.evaluation.page import (
+from mai_app.core.metrics import Floats, Ints, auroc, roc_curve
+from mai_app.evaluation.html import (
     CLASS_COLOURS,
     cut_text,
     new_axes,

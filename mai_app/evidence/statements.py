@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from mai_app.evidence.generators import aigc_label, editor_named, generator_named, generator_of_text, told
+from mai_app.evidence.rules import aigc_label, editor_named, generator_named, generator_of_text, told
 from mai_app.evidence.source_types import source_type
-from mai_app.evidence.words import short, shown
-from mai_app.prediction import Evidence
+from mai_app.evidence.text import short, shown
+from mai_app.inference.prediction import Evidence
 
 _ANYBODY: Final = "anybody can write that"
 _PROGRAM_TAGS: Final = ("Software", "ProcessingSoftware", "HostComputer")

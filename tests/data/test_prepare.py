@@ -15,12 +15,12 @@ from PIL import Image
 
 from mai_app.config import PREPARED_WINDOW, PrepareConfig
 from mai_app.data import plan
-from mai_app.data.images import decode_file
-from mai_app.data.inputs import resize, shrink
 from mai_app.data.prepare import prepare, prepare_sources
 from mai_app.data.prepared import PreparedSet, open_prepared
-from mai_app.data.units import pixel_hash
+from mai_app.data.shards import pixel_hash
 from mai_app.errors import DataError
+from mai_app.images.decode import decode_file
+from mai_app.images.preprocess import resize, shrink
 from tests.conftest import Run, picture, write_data_set
 
 
@@ -101,7 +101,7 @@ def test_a_second_call_decodes_nothing(data_set: Path, tmp_path: Path, monkeypat
     def refuse(*_: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("mai_app.data.units.decode", refuse)
+    monkeypatch.setattr("mai_app.data.shards.decode", refuse)
     assert prepare(data_set, tmp_path).fingerprint == first.fingerprint
     assert prepare(first.folder, tmp_path / "elsewhere").folder == first.folder
     assert prepare(Path(first.folder.name), tmp_path).folder == first.folder

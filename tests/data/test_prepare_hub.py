@@ -27,14 +27,14 @@ from PIL import Image
 from mai_app.cli import main
 from mai_app.config import PrepareConfig, Splitting
 from mai_app.data.hub import TRIES, Patience
-from mai_app.data.images import decode
 from mai_app.data.plan import Unit, make_plan
 from mai_app.data.prepare import Spread, prepare_sources, prepare_unit
 from mai_app.data.prepared import PreparedSet, open_prepared
+from mai_app.data.shards import pixel_hash, write_unit
 from mai_app.data.sources import SOURCES
 from mai_app.data.summary import summary
-from mai_app.data.units import pixel_hash, write_unit
 from mai_app.errors import DataError, SourceError
+from mai_app.images.decode import decode
 from tests import hub as stand_in
 from tests.conftest import picture
 from tests.data.test_hub import point_at
@@ -807,7 +807,7 @@ NURSERY = """
 import os, sys, time
 import datasets, huggingface_hub
 from pathlib import Path
-import mai_app.data.units as units
+import mai_app.data.shards as units
 from mai_app.config import PrepareConfig, Splitting
 from mai_app.data.prepare import prepare_sources
 

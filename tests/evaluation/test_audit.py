@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from mai_app.cli import main
-from mai_app.data.images import decode
 from mai_app.evaluation import audit as module
 from mai_app.evaluation.audit import PROPERTIES, audit, file_properties, over, table_properties
 from mai_app.evaluation.audit_page import WIDTH, html_page, text
+from mai_app.images.decode import decode
 from tests.conftest import Run
 
 SCHEMA = pa.schema(

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from mai_app import load
-from mai_app.checkpoint import load_checkpoint
 from mai_app.config import CLASSES, SHOWN_SCORES, EvaluateConfig
-from mai_app.data.images import decode, decode_file, encode_jpeg
+from mai_app.core import metrics
 from mai_app.errors import DataError
 from mai_app.evaluation import bias as module
-from mai_app.evaluation import metrics
 from mai_app.evaluation.bias import VERSIONS, bias_figures, drawn
 from mai_app.evaluation.evaluate import evaluate
 from mai_app.evaluation.report import text_tables
-from mai_app.evaluation.scores import seen_by
-from mai_app.predict import Detector
+from mai_app.evaluation.score import seen_by
+from mai_app.images.decode import decode, decode_file, encode_jpeg
+from mai_app.inference.detector import Detector
+from mai_app.models.checkpoint import load_checkpoint
 from tests.conftest import picture
 
 IMAGES = 12

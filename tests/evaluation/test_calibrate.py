@@ -1,185 +1,193 @@
-"""Calibration: the temperature that the scores need, the false positive ceiling, verdicts that are right."""
+"""`mai calibrate`: the same weights, other figures, fitted on what evaluation measures; it carries on, and refuses."""
 
-from dataclasses import replace
+import json
+import re
+from functools import partial
+from pathlib import Path
+from shutil import copytree
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize_scalar
+import torch
+from PIL import Image
 
-from mai_app.checkpoint import Calibration
-from mai_app.config import FPR_CEILING, UNSURE_ACCURACY, UNSURE_MIN_IMAGES
-from mai_app.evaluation.calibrate import balanced_loss, calibrate, calibrate_tiers, sigmoid
+from mai_app.cli import main
+from mai_app.config import FPR_CEILING, TIERS, CalibrateConfig, EvaluateConfig
+from mai_app.core import metrics
+from mai_app.data.prepare import prepare
+from mai_app.errors import CheckpointError, DataError
+from mai_app.evaluation import calibrate as module
+from mai_app.evaluation.calibrate import recalibrate, text_table
+from mai_app.evaluation.evaluate import evaluate
+from mai_app.evaluation.score import Row, score
+from mai_app.models import shipped
+from mai_app.models.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
+from tests.conftest import picture, write_data_set
 
-
-def logits_of(distance: float, n: int, seed: int = 0, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits that are right, up to `scale`, for two normal distributions `distance` apart; n of either class."""
-    rng = np.random.default_rng(seed)
-    labels = np.repeat([0, 1], n)
-    x = rng.normal(size=2 * n) + distance * labels
-    return scale * distance * (x - distance / 2), labels
-
-
-def test_temperature_undoes_overconfidence() -> None:
-    logits, labels = logits_of(1.5, 4000, scale=3.0)
-    calibration = calibrate(logits, labels)
-    assert calibration.temperature == pytest.approx(3.0, rel=0.08)
-    best = minimize_scalar(lambda t: balanced_loss(logits / np.exp(t), labels), bounds=(-3, 4), method="bounded")
-    assert calibration.temperature == pytest.approx(float(np.exp(best.x)), rel=0.01)
+COUNT = 24
+"""Images of either class in val."""
 
 
-@pytest.mark.parametrize("n", [1, 7, 19, 20, 40, 101, 1000])
-def test_at_most_the_ceiling_of_authentic_images_is_called_synthetic(n: int) -> None:
-    logits, labels = logits_of(1.0, n, seed=n)
-    calibration = calibrate(logits, labels)
-    scores = sigmoid(logits / calibration.temperature)
-    false_positives = (scores[labels == 0] >= calibration.threshold).sum()
-    assert false_positives == int(FPR_CEILING * n)
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set with enough val images, which training has not seen; for reading only."""
+    return write_data_set(tmp_path_factory.mktemp("calibrate") / "photos", train=1, val=COUNT, test=1, seed=7)
 
 
-def test_verdicts_beyond_the_unsure_band_are_right_as_often_as_promised() -> None:
-    logits, labels = logits_of(2.0, 500)
-    calibration = calibrate(logits, labels)
-    assert calibration.unsure_low <= calibration.threshold <= calibration.unsure_high
-    verdicts = np.array([calibration.verdict(p) for p in sigmoid(logits / calibration.temperature)])
-    assert {"authentic", "unsure", "synthetic"} == set(verdicts)
-    for label, name in ((0, "authentic"), (1, "synthetic")):
-        right = (labels[verdicts == name] == label).mean()
-        assert right >= UNSURE_ACCURACY - 0.005
+@pytest.fixture(scope="module")
+def calibrated(photos: Path, trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibrated copy of the trained run; for reading only."""
+    run = copytree(trained_run, tmp_path_factory.mktemp("calibrated") / "small")
+    recalibrate(CalibrateConfig(data=photos, model=str(run), device="cpu"))
+    return run
 
 
-def test_a_model_that_knows_nothing_is_always_unsure() -> None:
+def copied(run: Path, folder: Path) -> Path:
+    return copytree(run, folder / "small")
+
+
+def test_the_weights_stay_and_the_calibration_says_what_it_comes_to(trained_run: Path, calibrated: Path) -> None:
+    before, after = load_checkpoint(trained_run / BEST), load_checkpoint(calibrated / BEST)
+    for name, tensor in before.network.state_dict().items():
+        assert torch.equal(after.network.state_dict()[name], tensor)
+    assert after.weights_sha256 == before.weights_sha256
+    assert after.sha256 != before.sha256
+    fit = after.info.calibration
+    assert before.info.calibration.tiers == {}
+    assert (fit.authentic_images, fit.synthetic_images, fit.data) == (COUNT, COUNT, "photos")
+    assert sorted(fit.tiers) == sorted(TIERS)
+    assert all(rates.images == 2 * COUNT and rates.fpr <= FPR_CEILING for rates in fit.tiers.values())
+    table = text_table(fit).splitlines()
+    assert tuple(line.split()[0] for line in table if line.startswith(TIERS)) == TIERS
+    assert max(map(len, table)) <= 120
+    # All else that a checkpoint says stays.
+    assert {**vars(after.info), "calibration": None} == {**vars(before.info), "calibration": None}
+
+
+def test_evaluation_measures_what_was_fitted(
+    photos: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "bootstrap", partial(metrics.bootstrap, rounds=20))
+    copied(calibrated, tmp_path)
+    report = evaluate(EvaluateConfig(data=photos, model="small", split="val", device="cpu", runs=tmp_path))
+    fit = load_checkpoint(calibrated / BEST).info.calibration
+    for tier in TIERS:
+        figures, rates = report["tiers"][tier], fit.tiers[tier]
+        assert figures["fpr"]["value"] == pytest.approx(rates.fpr)
+        assert figures["tpr"]["value"] == pytest.approx(rates.tpr)
+        assert figures["unsure"] == pytest.approx(rates.unsure)
+
+
+def test_calibrated_again_nothing_is_judged_twice(photos: Path, calibrated: Path, tmp_path: Path) -> None:
+    run = copied(calibrated, tmp_path)
+    written = (run / "calibration" / "scores.jsonl").read_bytes()
+    # Cut in the middle of a row: the rest is judged, and all comes out the same.
+    (run / "calibration" / "scores.jsonl").write_bytes(written[: len(written) // 2])
+    recalibrate(CalibrateConfig(data=photos, model=str(run), device="cpu"))
+    again = (run / "calibration" / "scores.jsonl").read_bytes()
+    assert sorted(again.splitlines()) == sorted(written.splitlines())
+    assert again.startswith(written[: written[: len(written) // 2].rindex(b"\n") + 1])
+    assert (run / BEST).read_bytes() == (calibrated / BEST).read_bytes()
+
+
+def test_the_command_prints_the_table_and_what_is_next(
+    photos: Path, calibrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(calibrated, tmp_path)
+    assert main(["calibrate", "--data", str(photos), "--model", str(run), "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^clean +48 +\d+\.\d % ", out, re.MULTILINE)
+    assert f"Next: mai evaluate --data {photos} --model {run / BEST}" in out
+
+
+def test_a_plain_folder_is_split_by_the_prepared_draw(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
-    calibration = calibrate(rng.normal(size=400), np.repeat([0, 1], 200))
-    assert (calibration.unsure_low, calibration.unsure_high) == (0.0, 1.0)
-    assert calibration.verdict(0.0) == calibration.verdict(1.0) == "unsure"
+    for label, name in enumerate(("authentic", "synthetic")):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for i in range(50):
+            Image.fromarray(picture(rng, label, 70, 70)).save(tmp_path / "d" / name / f"{i}.png", compress_level=0)
+    prepared = prepare(tmp_path / "d", tmp_path / "prepared")
+    drawn = prepared.rows("val")
+    counts = np.bincount(prepared.labels[drawn], minlength=2).tolist()
+    assert min(counts) >= 2
+    run = copied(trained_run, tmp_path)
+    config = CalibrateConfig(data=tmp_path / "d", model=str(run), device="cpu", prepared=tmp_path / "prepared")
+    with pytest.raises(DataError, match=f"val part holds {counts[0]} authentic and {counts[1]} synthetic images whose"):
+        recalibrate(config)
+    monkeypatch.setattr(module, "CALIBRATION_MIN_IMAGES", 2)
+    fit = recalibrate(config)[1]
+    assert [fit.authentic_images, fit.synthetic_images] == counts
+    rows = [json.loads(line) for line in (run / "calibration" / "scores.jsonl").read_text().splitlines()[1:]]
+    assert sorted(row["file"] for row in rows) == sorted(prepared.file(int(row)) for row in drawn)
 
 
-def test_a_perfect_model_is_seldom_unsure() -> None:
-    logits = np.concatenate([np.linspace(-9, -5, 50), np.linspace(5, 9, 50)])
-    calibration = calibrate(logits, np.repeat([0, 1], 50))
-    verdicts = [calibration.verdict(p) for p in sigmoid(logits / calibration.temperature)]
-    assert verdicts.count("unsure") <= 3  # at most the allowed false positives' side of the threshold
+def test_a_prepared_set_keeps_no_val_files_and_that_is_said(trained_run: Path, photos: Path, tmp_path: Path) -> None:
+    prepared = prepare(photos, tmp_path)
+    run = copied(trained_run, tmp_path)
+    with pytest.raises(DataError, match="name the folder of images that it was made from"):
+        recalibrate(CalibrateConfig(data=prepared.folder, model=str(run), device="cpu"))
 
 
-def test_classes_count_alike_whatever_their_sizes() -> None:
-    logits, labels = logits_of(1.5, 3000, scale=2.0)
-    few = np.concatenate([np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)[:300]])
-    assert calibrate(logits[few], labels[few]).temperature == pytest.approx(
-        calibrate(logits, labels).temperature, rel=0.15
-    )
+@pytest.mark.parametrize("broken", [False, True])
+def test_too_few_images_are_refused_and_nothing_is_written(trained_run: Path, tmp_path: Path, broken: bool) -> None:
+    root = write_data_set(tmp_path / "d", train=1, val=20 if broken else 19, test=1)
+    if broken:
+        next((root / "val" / "synthetic").rglob("*.png")).write_bytes(b"no image")
+    run = copied(trained_run, tmp_path)
+    before = (run / BEST).read_bytes()
+    counts = "20 authentic and 19" if broken else "19 authentic and 19"
+    with pytest.raises(DataError, match=f"d: its val part holds {counts} synthetic images .* needs 20 of each"):
+        recalibrate(CalibrateConfig(data=root, model=str(run), device="cpu"))
+    assert (run / BEST).read_bytes() == before
 
 
-def test_sigmoid_does_not_overflow() -> None:
-    assert sigmoid(np.array([-1e9, 0.0, 1e9])).tolist() == [0.0, 0.5, 1.0]
+def test_a_checkpoint_that_changes_meanwhile_is_not_written_over(
+    photos: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copied(calibrated, tmp_path)
+
+    def slow(*arguments: Any) -> list[Row]:
+        rows = score(*arguments)
+        (run / BEST).write_bytes(better)
+        return rows
+
+    better = saved_with(load_checkpoint(run / BEST), 0.1, tmp_path / "better.safetensors")
+    monkeypatch.setattr(module, "score", slow)
+    with pytest.raises(CheckpointError, match="was changed meanwhile"):
+        recalibrate(CalibrateConfig(data=photos, model=str(run), device="cpu"))
+    assert (run / BEST).read_bytes() == better
 
 
-# Several tiers
+def saved_with(checkpoint: Checkpoint, bias: float, path: Path) -> bytes:
+    """A checkpoint's bytes with other weights."""
+    from mai_app.models.checkpoint import save_checkpoint  # noqa: PLC0415
+
+    with torch.no_grad():
+        next(checkpoint.network.parameters()).add_(bias)
+    save_checkpoint(path, checkpoint.network, checkpoint.info)
+    return path.read_bytes()
 
 
-def tiers_of(n: int, *distances: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Logits by tier, the first as told apart as the first distance, and the labels."""
-    parts = {f"tier{i}": logits_of(distance, n, seed=i) for i, distance in enumerate(distances)}
-    return {tier: logits for tier, (logits, _) in parts.items()}, parts["tier0"][1]
+def test_what_comes_with_mai_is_not_written_to(
+    photos: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "weights")
+    (tmp_path / "weights").mkdir()
+    model = tmp_path / "weights" / "model.safetensors"
+    model.write_bytes((calibrated / BEST).read_bytes())
+    for command in (["calibrate"], ["evaluate", "--split", "val"]):
+        words = [*command, "--data", str(photos), "--model", "model", "--runs", str(tmp_path / "runs")]
+        monkeypatch.setattr(metrics, "bootstrap", partial(metrics.bootstrap, rounds=5))
+        assert main([*words, "--device", "cpu"]) == (2 if command == ["calibrate"] else 0)
+    assert list((tmp_path / "weights").iterdir()) == [model]
+    assert model.read_bytes() == (calibrated / BEST).read_bytes()
+    assert (tmp_path / "runs" / "model" / "report-val" / "report.html").is_file()
 
 
-def none_doubted(logits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {tier: np.zeros(len(values), dtype=bool) for tier, values in logits.items()}
-
-
-def given(calibration: Calibration, logits: np.ndarray, labels: np.ndarray, name: str) -> tuple[int, float]:
-    """How many images get this verdict, and how many of 100 of those are right, the classes counting alike."""
-    scores = sigmoid(logits / calibration.temperature)
-    verdicts = np.array([calibration.verdict(p) for p in scores])
-    shares = [(verdicts[labels == label] == name).mean() for label in (0, 1)]
-    right = shares[name == "synthetic"] / sum(shares) if sum(shares) else 1.0
-    return int((verdicts == name).sum()), right
-
-
-@pytest.mark.parametrize(("n", "seed"), [(20, 0), (60, 1), (103, 2), (300, 3)])
-def test_every_tier_keeps_what_is_promised(n: int, seed: int) -> None:
-    rng = np.random.default_rng([n, seed])
-    logits, labels = tiers_of(n, *rng.uniform(0.5, 4, 4))
-    calibration = calibrate_tiers(logits, labels, none_doubted(logits))
-    reached = []
-    for values in logits.values():
-        called = sigmoid(values / calibration.temperature) >= calibration.threshold
-        reached.append(called[labels == 0].mean())
-        for name in ("authentic", "synthetic"):
-            count, right = given(calibration, values, labels, name)
-            assert right >= UNSURE_ACCURACY - 1e-9
-            assert count == 0 or count >= UNSURE_MIN_IMAGES
-    # The worst tier decides, and needs no more than it has to.
-    assert max(reached) == int(FPR_CEILING * n) / n
-
-
-def test_the_most_cautious_edge_alone_would_not_do() -> None:
-    # Of the second tier the most sure images are wrong: right above its own edge, and not above the first tier's.
-    labels = np.repeat([0, 1], 100)
-    first = np.concatenate([np.linspace(-8, 3.9, 100), np.linspace(4, 8, 100)])
-    second = np.concatenate([np.linspace(-8, -1, 96), np.linspace(7.1, 7.9, 4), np.linspace(0.5, 5, 100)])
-    logits = {"first": first, "second": second}
-    edge = 3.5  # above it the first tier is right, and above -1 the second
-    assert [labels[part > edge].mean() >= UNSURE_ACCURACY for part in (first, second)] == [True, False]
-    fit = calibrate_tiers(logits, labels, none_doubted(logits))
-    for part in (first, second):
-        assert given(fit, part, labels, "synthetic")[1] >= UNSURE_ACCURACY
-    assert fit.unsure_high == 1
-    assert given(fit, second, labels, "authentic")[0] >= 90
-
-
-def test_a_tier_that_knows_nothing_makes_all_unsure() -> None:
-    logits, labels = tiers_of(200, 4.0, 4.0)
-    logits["tier1"] = np.random.default_rng(0).normal(size=400)
-    calibration = calibrate_tiers(logits, labels, none_doubted(logits))
-    assert (calibration.unsure_low, calibration.unsure_high) == (0.0, 1.0)
-    assert [rates.right for rates in calibration.tiers.values()] == [None, None]
-    assert [rates.unsure for rates in calibration.tiers.values()] == [1.0, 1.0]
-
-
-def test_one_tier_is_calibrated_as_training_does() -> None:
-    logits, labels = logits_of(2.0, 300)
-    alone = calibrate(logits, labels)
-    fit = calibrate_tiers({"clean": logits}, labels, {"clean": np.zeros(600, dtype=bool)}, "photos")
-    assert replace(fit, tiers={}, data="") == alone
-    assert (fit.data, alone.tiers) == ("photos", {})
-
-
-def test_the_temperature_is_that_of_all_tiers_together() -> None:
-    right, labels = logits_of(1.5, 4000, seed=1)
-    logits = {"a": 3 * right, "b": 3 * right, "c": 1.5 * right}
-    fit = calibrate_tiers(logits, labels, none_doubted(logits))
-    together = calibrate(np.concatenate(list(logits.values())), np.tile(labels, 3))
-    assert fit.temperature == together.temperature
-    assert 1.6 < fit.temperature < 2.9
-
-
-def test_rates_are_those_of_the_verdicts() -> None:
-    logits, labels = tiers_of(250, 3.0, 2.5)
-    logits, labels = {tier: values[:350] for tier, values in logits.items()}, labels[:350]  # classes of two sizes
-    doubted = none_doubted(logits)
-    doubted["tier1"][::10] = True
-    fit = calibrate_tiers(logits, labels, doubted)
-    for tier, rates in fit.tiers.items():
-        scores = sigmoid(logits[tier] / fit.temperature)
-        verdicts = np.array(["unsure" if d else fit.verdict(p) for p, d in zip(scores, doubted[tier], strict=True)])
-        assert rates.images == 350
-        assert rates.unsure == pytest.approx((verdicts == "unsure").mean())
-        assert rates.fpr == (scores[labels == 0] >= fit.threshold).mean()
-        assert rates.tpr == (scores[labels == 1] >= fit.threshold).mean()
-        share = {
-            (label, name): (verdicts[labels == label] == name).mean()
-            for label in (0, 1)
-            for name in ("authentic", "synthetic")
-        }
-        right = (share[0, "authentic"] + share[1, "synthetic"]) / sum(share.values())
-        assert rates.right == pytest.approx(right)
-    assert fit.tiers["tier1"].unsure >= 0.1
-
-
-def test_doubted_images_open_no_verdict() -> None:
-    # All that would be told apart is doubted: what is left says nothing.
-    logits = np.concatenate([np.full(50, -6.0), np.full(50, 0.0), np.full(50, 6.0), np.full(50, 0.0)])
-    labels = np.repeat([0, 1], 100)
-    fit = calibrate_tiers({"clean": logits}, labels, {"clean": np.abs(logits) > 1})
-    assert (fit.unsure_low, fit.unsure_high) == (0.0, 1.0)
-    assert calibrate(logits, labels).unsure_high < 1
+def test_a_calibrated_run_is_found_as_before(calibrated: Path) -> None:
+    assert find_checkpoint("small", calibrated.parent) == calibrated / BEST
+    header = json.loads((calibrated / "calibration" / "scores.jsonl").read_text().splitlines()[0])
+    assert header["weights"] == load_checkpoint(calibrated / BEST).weights_sha256

@@ -14,14 +14,14 @@ from PIL import Image
 from mai_app import load
 from mai_app.cli import main
 from mai_app.config import SHOWN_SCORES, TIERS, EvaluateConfig
-from mai_app.data.images import decode_file
-from mai_app.data.inputs import to_inputs
+from mai_app.core import metrics
+from mai_app.core.metrics import auroc
 from mai_app.errors import DataError
-from mai_app.evaluation import metrics
 from mai_app.evaluation.audit import format_only_scores
 from mai_app.evaluation.evaluate import evaluate
-from mai_app.evaluation.metrics import auroc
 from mai_app.evaluation.report import text_tables
+from mai_app.images.decode import decode_file
+from mai_app.images.preprocess import to_inputs
 from tests.conftest import Run, picture, write_data_set
 
 
@@ -125,13 +125,13 @@ def test_an_interrupted_evaluation_judges_only_what_is_missing(
     cut = b"".join(lines[: int(rows) + 1]) + (lines[int(rows) + 1][:50] if rows else b"")
     (tmp_path / "scores.jsonl").write_bytes(cut)
     decoded = []
-    from mai_app.data import images  # noqa: PLC0415
+    from mai_app.images import decode as images  # noqa: PLC0415
 
     def counting(data: bytes, name: str) -> images.DecodedImage:
         decoded.append(name)
         return images.decode(data, name)
 
-    monkeypatch.setattr("mai_app.evaluation.scores.decode", counting)
+    monkeypatch.setattr("mai_app.evaluation.score.decode", counting)
     config = EvaluateConfig(data=data_set, model=str(trained_run), out=tmp_path, device="cpu")
     evaluate(config)
     assert len(decoded) == whole.count(b"\n") - cut.count(b"\n")

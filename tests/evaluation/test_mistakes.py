@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from mai_app.config import TIERS, EvaluateConfig
+from mai_app.core import metrics
+from mai_app.core.metrics import Floats, Ints
 from mai_app.errors import ImageError
-from mai_app.evaluation import metrics
 from mai_app.evaluation.evaluate import evaluate
-from mai_app.evaluation.metrics import Floats, Ints
 from mai_app.evaluation.mistakes import MOST, SIDE, thumbnail, worst_mistakes
 from tests.conftest import picture
 

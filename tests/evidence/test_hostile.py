@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from mai_app.evidence import containers, xmp
 from mai_app.evidence.containers import MAX_KEPT, read_metadata
-from mai_app.evidence.provenance import MAX_STATEMENTS, read_evidence
+from mai_app.evidence.read import MAX_STATEMENTS, read_evidence
 from mai_app.evidence.tiff import exif_texts
 from mai_app.evidence.xmp import xmp_properties
-from mai_app.prediction import Evidence
+from mai_app.inference.prediction import Evidence
 from tests.evidence.files import chunk, png_with, saved, signed, with_exif, with_texts, xmp_packet
 
 MIB = 2**20
@@ -295,12 +295,12 @@ def test_one_reader_that_fails_costs_no_other(monkeypatch: pytest.MonkeyPatch) -
         yield Evidence("EXIF", "nothing", "hint", "half")
         raise RecursionError
 
-    monkeypatch.setattr("mai_app.evidence.provenance.exif_evidence", broken)
+    monkeypatch.setattr("mai_app.evidence.read.exif_evidence", broken)
     assert [one.source for one in read_evidence(with_exif("JPEG", {271: "Canon"}))] == ["EXIF", "JPEG tables"]
 
     def fails(_: bytes) -> None:
         raise struct.error
 
     monkeypatch.undo()
-    monkeypatch.setattr("mai_app.evidence.provenance.read_metadata", fails)
+    monkeypatch.setattr("mai_app.evidence.read.read_metadata", fails)
     assert read_evidence(saved("JPEG")) == ()

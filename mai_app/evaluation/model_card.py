@@ -1,0 +1,203 @@
+"""From a checkpoint and reports of it and of others to its model card: Markdown, whose every figure was measured."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+from mai_app.config import TIERS, CardConfig, TrainConfig
+from mai_app.core.files import write_text
+from mai_app.errors import CheckpointError, DataError
+from mai_app.evaluation.html import show_name, show_percent
+from mai_app.evaluation.model_card_figures import Report, data_name, escaped, figures, table
+from mai_app.evaluation.model_card_text import HEAD, LIMITS, NETWORKS, USE, WHAT
+from mai_app.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from mai_app.models.shipped import name_of
+
+KEYS: Final = {
+    "mai_version",
+    "note",
+    "model",
+    "version",
+    "checkpoint",
+    "trained_on",
+    "data",
+    "split",
+    "authentic",
+    "synthetic",
+    "refused",
+    "tier_words",
+    "tiers",
+    "bias",
+}
+"""What a report holds, as far as a card needs it."""
+TIER_KEYS: Final = {
+    "auroc",
+    "tpr",
+    "fpr",
+    "unsure",
+    "doubted",
+    "verdicts",
+    "verdicts_right",
+    "format_only_auroc",
+    "groups",
+}
+"""What it holds of each tier."""
+
+
+def write_card(config: CardConfig) -> Path:
+    """Write the card that `config` asks for, and return its file.
+
+    Raises DataError for reports that can't be read or are of other images than one another, CheckpointError where the
+    checkpoint is not the one that the report is of.
+    """
+    report = _read(config.report)
+    others = [_read(folder) for folder in config.beside]
+    for folder, other in zip(config.beside, others, strict=True):
+        if _images(other) != _images(report):
+            raise DataError(
+                f"{folder}: is a report on other images than {config.report}; evaluate both models on the same part of "
+                f"the same data set"
+            )
+    path = find_checkpoint(config.model, config.runs) if config.model else Path(report["checkpoint"])
+    if not path.is_file():
+        raise CheckpointError(f"{path}: {config.report} names it, and it is not there; name the file with --model")
+    checkpoint = load_checkpoint(path)
+    if checkpoint.version != report["version"]:
+        raise CheckpointError(
+            f"{path}: has version {checkpoint.version}, but {config.report} is of {report['version']}; run "
+            f"`mai evaluate` again, or name the right file with --model"
+        )
+    own_data = {checkpoint.info.data, checkpoint.info.calibration.data}
+    if report["split"] not in ("test", "all") or (report["split"] == "all" and data_name(report) in own_data):
+        raise DataError(
+            f"{config.report}: holds images of training or calibration; a card needs a report on the test part"
+        )
+    out = config.out or config.report / "MODEL_CARD.md"
+    write_text(out, card(checkpoint, report, others))
+    return out
+
+
+def card(checkpoint: Checkpoint, report: Report, others: Sequence[Report]) -> str:
+    """The card as Markdown; `others`: reports of other models on the same images."""
+    name = name_of(checkpoint.path)
+    info = checkpoint.info
+    sections = [
+        f"# {escaped(name)}: model card",
+        HEAD.format(name=escaped(name), version=checkpoint.version, mai=escaped(report["mai_version"])),
+        "## What it is, and what it is not",
+        WHAT,
+        "## The network and its training",
+        table(("", ""), _training(checkpoint), left=2),
+        "## How well it does",
+        *figures(report, others, info.data),
+        "## Calibration",
+        *_calibration(checkpoint),
+        "## What it can't do",
+        LIMITS,
+        "## How to make it again",
+        *_commands(checkpoint, report, others),
+        "## Use and misuse",
+        USE,
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _read(folder: Path) -> Report:
+    path = folder / "report.json"
+    try:
+        report = json.loads(path.read_text())
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror}); `mai evaluate` writes it") from None
+    except ValueError as error:
+        raise DataError(f"{path}: is damaged ({error}); run `mai evaluate` again") from None
+    if (
+        not isinstance(report, dict)
+        or not report.keys() >= KEYS
+        or not all(report["tiers"].get(tier, {}).keys() >= TIER_KEYS for tier in TIERS)
+    ):
+        raise DataError(f"{path}: was written by another MAI, or is no report; run `mai evaluate` again")
+    return report
+
+
+def _images(report: Report) -> tuple[object, ...]:
+    """What two reports on the same images have in common."""
+    groups = [(g["column"], g["label"], g["name"], g["images"]) for g in report["tiers"]["clean"]["groups"]]
+    counts = (report["authentic"], report["synthetic"], len(report["refused"]))
+    return data_name(report), report["split"], counts, report["tier_words"], groups
+
+
+def _training(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+    info, how = checkpoint.info, checkpoint.info.preprocessing
+    numbers = sum(parameter.numel() for parameter in checkpoint.network.parameters())
+    views = f"up to {how.crops} crops of native pixels, their logits averaged" if how.crops > 1 else "one native crop"
+    seen = views if how.input == "crop" else "the whole image, stretched"
+    yield "network", f"{escaped(info.model)}: {NETWORKS[info.model]}; {numbers:,} parameters"
+    yield "file", f"safetensors, {checkpoint.path.stat().st_size / 1e6:.1f} MB, SHA-256 `{checkpoint.sha256}`"
+    scaled = f", of images scaled down to {how.longest} pixels where a side is longer" if how.longest else ""
+    yield "sees", f"{how.size}×{how.size} pixels: {seen}{scaled}"
+    yield "trained on", f"{escaped(info.data)} (fingerprint `{info.data_fingerprint[:12]}`)"
+    yield "epochs", f"{info.epoch} behind these weights, the ones of least validation loss ({info.val_loss:.4f})"
+    settings = ((name.replace("_", " "), value) for name, value in sorted(info.training.items()))
+    yield "settings", ", ".join(f"{escaped(name)} {escaped(value)}" for name, value in settings if value != "")
+    yield "trained by", f"MAI {escaped(info.mai_version)}"
+
+
+def _calibration(checkpoint: Checkpoint) -> Iterator[str]:
+    fit = checkpoint.info.calibration
+    on = f"{fit.authentic_images:,} authentic and {fit.synthetic_images:,} synthetic validation images"
+    where = f"of {escaped(fit.data)}, whole files, in all four tiers" if fit.tiers else "in training, undamaged alone"
+    yield (
+        f"A score is sigmoid(logit / {fit.temperature:.3f}). From {fit.threshold:.3f} on an image counts as synthetic "
+        f"where a yes or no is needed; from {fit.unsure_low:.3f} to {fit.unsure_high:.3f} the verdict is unsure. All "
+        f"this was fixed beforehand on {on} {where}, both classes counting alike: a score supposes that synthetic and "
+        f"authentic images are equally common, and is too high where synthetic ones are rarer."
+    )
+    never = [
+        verdict
+        for verdict, closed in (("authentic", fit.unsure_low <= 0), ("synthetic", fit.unsure_high >= 1))
+        if closed
+    ]
+    if never:
+        yield (
+            f"It never says {' or '.join(never)}: on those validation images no score was high or low enough for such "
+            f"verdicts to be right often enough, or too few images lay beyond it."
+        )
+    if fit.tiers:
+        yield "What that comes to on those very images, the best case therefore:"
+        rates = (
+            (tier, f"{r.images:,}", *map(show_percent, (r.fpr, r.tpr, r.unsure, r.right)))
+            for tier, r in ((tier, fit.tiers[tier]) for tier in TIERS if tier in fit.tiers)
+        )
+        yield table(("tier", "images", "FPR", "TPR", "unsure", "verdicts right"), rates)
+
+
+def _commands(checkpoint: Checkpoint, report: Report, others: Sequence[Report]) -> Iterator[str]:
+    info, name = checkpoint.info, name_of(checkpoint.path)
+    lines = [["mai", "train", "--data", info.data, "--name", name, *training_flags(info.training)]]
+    if info.calibration.tiers:
+        lines.append(["mai", "calibrate", "--data", info.calibration.data, "--model", name])
+    bias = ["--bias", "--bias-images", str(sum(report["bias"]["images"].values()))] if report["bias"] else []
+    lines.append(["mai", "evaluate", "--data", data_name(report), "--model", name, "--split", report["split"], *bias])
+    folder = f"runs/{name}/report-{report['split']}"
+    beside = [word for number in range(len(others)) for word in ("--beside", f"REPORT-{number + 1}")]
+    lines.append(["mai", "card", "--report", folder, *beside])
+    yield "```sh\n" + "\n".join(show_name(shlex.join(words)) for words in lines) + "\n```"
+    yield (
+        f"With MAI {escaped(info.mai_version)} and the images whose fingerprint stands above. The seed fixes every "
+        f"draw; on another processor the weights come out a little different, and with them version and figures."
+    )
+
+
+def training_flags(training: Mapping[str, Any]) -> list[str]:
+    """The flags of `mai train` for the settings that a checkpoint names, as far as this MAI knows them."""
+    words = []
+    for item in fields(TrainConfig):
+        value, flag = training.get(item.name), item.name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [] if value == item.default else [f"--{flag}" if value else f"--no-{flag}"]
+        elif value not in (None, ""):
+            words += [f"--{flag}", str(value)]
+    return words

@@ -1,0 +1,181 @@
+"""From a data set's images to rows with their logits, each judged in four tiers of damage; carries on where it stopped.
+
+Evaluation, calibration and the bias check judge through this module, on whole files as prediction does.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mai_app import __version__
+from mai_app.config import DOUBT_LIMITS, TIERS
+from mai_app.core.files import write_text
+from mai_app.core.log import bar, say
+from mai_app.core.parallel import ordered_map
+from mai_app.data.augment import TIER_SETTINGS, degrade
+from mai_app.data.layout import Record, listing_hash, scan
+from mai_app.data.prepare import prepare
+from mai_app.data.prepared import PreparedSet, find_prepared, open_prepared
+from mai_app.errors import DataError, ImageError
+from mai_app.evaluation.audit import file_properties
+from mai_app.images.decode import DecodedImage, Pixels, decode, read_file
+from mai_app.images.preprocess import to_inputs
+from mai_app.images.quality import doubt
+from mai_app.inference.detector import Detector
+
+TRAIN_FILES: Final = 1000
+"""Where the train part has twice as many files or more, the format-only baseline is fitted on every k-th of them: at
+least this many, under twice as many."""
+
+Row = dict[str, Any]
+"""An image's record and what came of it: part (judged, train, refused, other); where judged also logits and doubts by
+tier; file properties by tier; of what was refused, the reason."""
+Look = Callable[[Record], tuple[Row, list[Pixels]]]
+"""An image's row, without logits, and the inputs to judge: one for each name in the row's own `doubts`, or none."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a data set that may be judged."""
+
+    data: str
+    """Names the data set: another value where its files are others."""
+    records: list[Record]
+    """With their splits."""
+    read: Callable[[Record], bytes]
+    """Reads an image's file; raises ImageError."""
+
+
+def open_images(data: Path, split: str, prepared: Path) -> Images:
+    """The images of a folder or of a prepared set, to judge a part of them (train, val, test, or all).
+
+    Where the folders do not say what is in which part, the draw of the set prepared from them does. Raises DataError
+    for what is no data set, and for a prepared set without image files.
+    """
+    if found := find_prepared(data, prepared):
+        made = open_prepared(found)
+        rows = [row for row in range(len(made)) if made.original_bytes[row]]
+        where = {made.table["file"][row].as_py(): row for row in rows}
+        if not where:
+            raise DataError(f"{data}: keeps no image files; name the folder of images that it was made from")
+        records = _of_manifest(made, rows)
+        say(f"{data} keeps the files of its val and test parts alone, {len(records)} of them")
+        return Images(made.fingerprint, records, lambda record: made.original(where[record.file]))
+
+    records = scan(data)
+    splits = {record.split for record in records}
+    name = listing_hash(data, records)
+    if split != "all" and ("" in splits or ("val" not in splits and split != "test")):
+        say(f"the folders do not say which images are {split} images: the prepared set's seeded draw does")
+        made = prepare(data, prepared)
+        refused = {row["file"] for row in made.refused()}
+        # What could not be decoded has no split; it is named among the refused of any.
+        records = [replace(record, split=split) for record in records if record.file in refused]
+        records += _of_manifest(made, range(len(made)))
+    return Images(name, records, lambda record: read_file(data / record.file))
+
+
+def score(detector: Detector, images: Images, split: str, workers: int, path: Path) -> list[Row]:
+    """A row for each image of a part judged or refused, taken up where `path` stopped.
+
+    For the part test also one, without logits, for each file of the train part (every k-th of many).
+    """
+    training = [record for record in images.records if record.split == "train"] if split == "test" else []
+    every = max(1, len(training) // TRAIN_FILES)
+    wanted = training[::every] + [record for record in images.records if split in ("all", record.split)]
+
+    def look(record: Record) -> tuple[Row, list[Pixels]]:
+        judged = split in ("all", record.split)
+        row: Row = asdict(record)
+        try:
+            image = decode(images.read(record), record.file)
+        except ImageError as error:
+            say(f"left out: {error}")
+            return row | {"part": "refused" if judged else "other", "reason": error.reason}, []
+        tiers: dict[str, DecodedImage] = {tier: degrade(image, tier) for tier in TIERS}
+        row["properties"] = {tier: file_properties(seen) for tier, seen in tiers.items()}
+        if not judged:
+            return row | {"part": "train"}, []
+        doubts, inputs = seen_by(detector, tiers)
+        return row | {"part": "judged", "doubts": doubts}, inputs
+
+    header = {"split": split, "tiers": {tier: list(settings) for tier, settings in TIER_SETTINGS.items()}}
+    return judge(detector, images, list(dict.fromkeys(wanted)), look, workers, path, header, "judging")
+
+
+def seen_by(detector: Detector, versions: dict[str, DecodedImage]) -> tuple[dict[str, str | None], list[Pixels]]:
+    """Of an image's versions by name, the reasons for doubt (None: none) and the detector's inputs."""
+    doubts = {name: doubt(version.pixels, version.jpeg_quality) for name, version in versions.items()}
+    return doubts, [to_inputs(version.pixels, detector.info.preprocessing) for version in versions.values()]
+
+
+def judge(
+    detector: Detector,
+    images: Images,
+    wanted: list[Record],
+    look: Look,
+    workers: int,
+    path: Path,
+    header: Row,
+    what: str,
+) -> list[Row]:
+    """The row that `look` gives for each wanted image, its logits filled in, written to `path` as they come.
+
+    Rows that an earlier call of the same header, weights and data has written are taken over.
+    """
+    rows = _resume(
+        path,
+        {
+            "mai_version": __version__,
+            "weights": detector.checkpoint.weights_sha256,
+            "preprocessing": asdict(detector.info.preprocessing),
+            "doubt": asdict(DOUBT_LIMITS),
+            "data": images.data,
+            **header,
+        },
+    )
+    done = {row["file"] for row in rows}
+    todo = [record for record in wanted if record.file not in done]
+    progress = bar(total=len(done) + len(todo), initial=len(done), desc=what, unit="image")
+    with progress, path.open("a", encoding="utf-8") as stream:
+        for row, inputs in ordered_map(look, todo, workers):
+            if inputs:
+                row["logits"] = dict(zip(row["doubts"], detector.logits(inputs).tolist(), strict=True))
+            stream.write(json.dumps(row) + "\n")
+            rows.append(row)
+            progress.update()
+    return rows
+
+
+def scores_of(detector: Detector, judged: Iterable[Row], name: str) -> npt.NDArray[np.float64]:
+    """Calibrated scores (n,) of judged rows in a tier, or other version of the images; not clipped."""
+    return detector.p_synthetic(np.array([row["logits"][name] for row in judged], dtype=np.float64))
+
+
+def verdicts_of(detector: Detector, judged: Iterable[Row], name: str) -> npt.NDArray[np.str_]:
+    """Verdicts (n,) of judged rows in a tier, or other version of the images: unsure where there is doubt."""
+    rows = list(judged)
+    pairs = zip(scores_of(detector, rows, name).tolist(), [row["doubts"][name] for row in rows], strict=True)
+    return np.array([detector.verdict(p, reason) for p, reason in pairs], dtype=np.str_)
+
+
+def _of_manifest(prepared: PreparedSet, rows: Iterable[int]) -> list[Record]:
+    """The rows' records, with the splits that preparing gave them; those that it left out are left out."""
+    columns = ["file", "label", "split", "source", "generator", "kind", "tie"]
+    chosen = prepared.table.select(columns).take(list(rows)).to_pylist()
+    return [Record(**row) for row in chosen if row["split"]]
+
+
+def _resume(path: Path, header: Row) -> list[Row]:
+    """The whole rows of an earlier call for the same things; leaves a file of the header and these."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    if rows[:1] != [header]:
+        rows = [header]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows[1:]

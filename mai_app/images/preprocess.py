@@ -1,0 +1,69 @@
+"""From an image's pixels to the network's inputs: one function for training, evaluation, prediction and serving."""
+
+import numpy as np
+from PIL import Image
+
+from mai_app.config import Preprocessing
+from mai_app.images.decode import Pixels
+
+
+def to_inputs(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:
+    """The network's inputs for one image: (height, width, 3) uint8 to (n, size, size, 3) uint8.
+
+    resize gives one input, the whole image stretched; crop gives up to `crops` native windows (corners and
+    centre, equal ones once), whose logits are to be averaged. Images larger than `longest` are scaled down to it first.
+    """
+    size = preprocessing.size
+    pixels = shrink(pixels, preprocessing.longest or None)
+    if preprocessing.input == "resize":
+        return resize(pixels, size)[None]
+    pixels = mirrored(pixels, size)
+    height, width = pixels.shape[:2]
+    bottom, right = height - size, width - size
+    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)] if preprocessing.crops > 1 else []
+    places = dict.fromkeys([(bottom // 2, right // 2), *corners])
+    return np.stack([pixels[y : y + size, x : x + size] for y, x in places])
+
+
+def input_notes(height: int, width: int, preprocessing: Preprocessing) -> tuple[str, ...]:
+    """What to tell a person about an image of this size, in words; empty where there is nothing to tell."""
+    size = preprocessing.size
+    if min(height, width) >= size:
+        return ()
+    how = "enlarged" if preprocessing.input == "resize" else "continued by mirroring"
+    return (f"{width}×{height} pixels, smaller than {size}×{size}: {how}, less reliable",)
+
+
+def resize(pixels: Pixels, size: int) -> Pixels:
+    """(height, width, 3) stretched to (size, size, 3) uint8: bilinear, with antialiasing where it shrinks."""
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def shrink(pixels: Pixels, longest: int | None) -> Pixels:
+    """(height, width, 3) uint8 scaled down, Lanczos, until no side is over `longest`; never up."""
+    height, width = pixels.shape[:2]
+    if longest is None or max(height, width) <= longest:
+        return pixels
+    scale = longest / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+
+
+def mirrored(pixels: Pixels, size: int) -> Pixels:
+    """The image continued by its mirror image to the right and below until no side is under `size`.
+
+    Unlike enlarging, this leaves every neighbourhood of pixels as it was.
+    """
+    height, width = pixels.shape[:2]
+    below, right = max(0, size - height), max(0, size - width)
+    if not below and not right:
+        return pixels
+    return np.pad(pixels, ((0, below), (0, right), (0, 0)), mode="symmetric")
+
+
+def random_window(pixels: Pixels, size: int, rng: np.random.Generator) -> Pixels:
+    """A view of at most (size, size, 3) native pixels at a random place; smaller images come whole."""
+    height, width = pixels.shape[:2]
+    y = int(rng.integers(0, max(0, height - size) + 1))
+    x = int(rng.integers(0, max(0, width - size) + 1))
+    return pixels[y : y + size, x : x + size]

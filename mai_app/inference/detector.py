@@ -1,0 +1,156 @@
+"""From image files to predictions, in a stream: a row a file, in order, whatever is wrong with some of them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mai_app.config import RUNS, SHOWN_SCORES, Verdict
+from mai_app.core.device import choose_device
+from mai_app.core.parallel import ordered_map
+from mai_app.data.batches import to_floats
+from mai_app.errors import ImageError
+from mai_app.evidence.read import read_evidence
+from mai_app.images.decode import Pixels, decode, read_file
+from mai_app.images.preprocess import input_notes, to_inputs
+from mai_app.images.quality import doubt
+from mai_app.inference.prediction import Evidence, ImageFacts, ModelFacts, Prediction, model_facts
+from mai_app.models.calibration import sigmoid
+from mai_app.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from mai_app.models.shipped import name_of
+
+Judgeable = str | Path | tuple[str, bytes] | ImageError
+"""A file's path, or a name with a file's bytes; an ImageError becomes the row that reports it."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """An image as the detector sees it, or why it can't be seen."""
+
+    name: str
+    inputs: Pixels | None = None
+    image: ImageFacts | None = None
+    doubt: str | None = None
+    evidence: tuple[Evidence, ...] | None = None
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+
+
+class Detector:
+    """A loaded checkpoint, ready to judge images on one device."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+        self.checkpoint = checkpoint
+        self.info = checkpoint.info
+        self.device = device
+        self._network = checkpoint.network.to(device).to(memory_format=torch.channels_last)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What there is to know of the model."""
+        return model_facts(name_of(self.checkpoint.path), self.checkpoint.sha256, asdict(self.info))
+
+    def predict(
+        self, images: str | Path | Iterable[Judgeable], batch_size: int = 32, workers: int = 2, evidence: bool = False
+    ) -> Iterator[Prediction]:
+        """Judge images one after the other: a Prediction each, in order, made as it is asked for.
+
+        An image is a path, or a pair of a name and a file's bytes. A file that can't be judged gives a Prediction
+        with its error. With `evidence` it also has what the file says of its making, which never moves the score.
+        Memory does not grow with the number of images.
+        """
+        if isinstance(images, str | Path):
+            images = [images]
+        batch: list[_Seen] = []
+        for item in ordered_map(partial(self._read, evidence), images, workers, ahead=workers + 2):
+            batch.append(item)
+            if len(batch) >= batch_size:
+                yield from self._judge(batch)
+                batch = []
+        yield from self._judge(batch)
+
+    def logits(self, inputs: Sequence[Pixels]) -> npt.NDArray[np.float64]:
+        """Logits (n,), one an image: inputs are (k, size, size, 3) uint8 each; an image's k logits are averaged."""
+        if not inputs:
+            return np.empty(0)
+        pixels = torch.from_numpy(np.concatenate(inputs))
+        # On a processor, more at a time only means that what is computed no longer fits into its caches.
+        at_a_time = 8 if self.device.type == "cpu" else 256
+        with torch.inference_mode():
+            parts = [
+                self._network(to_floats(part, self.device)).double().cpu() for part in torch.split(pixels, at_a_time)
+            ]
+        logits = torch.cat(parts).numpy()
+        ends = np.cumsum([len(part) for part in inputs])
+        return np.array([part.mean() for part in np.split(logits, ends[:-1])])
+
+    def p_synthetic(self, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Calibrated scores (n,) in [0, 1] of logits (n,); a Prediction shows them clipped to SHOWN_SCORES."""
+        return sigmoid(logits / self.info.calibration.temperature)
+
+    def verdict(self, p_synthetic: float, doubt: str | None) -> Verdict:
+        """The verdict on an image of this unclipped score: unsure, whatever the score, where there is doubt."""
+        return "unsure" if doubt else self.info.calibration.verdict(p_synthetic)
+
+    def _read(self, evidence: bool, image: Judgeable) -> _Seen:
+        try:
+            if isinstance(image, ImageError):
+                raise image
+            name, data = image if isinstance(image, tuple) else (str(image), read_file(Path(image)))
+            decoded = decode(data, name)
+        except ImageError as error:
+            return _Seen(error.name, error=error.reason)
+        height, width = decoded.pixels.shape[:2]
+        inputs = to_inputs(decoded.pixels, self.info.preprocessing)
+        reason = doubt(decoded.pixels, decoded.jpeg_quality)
+        return _Seen(
+            name=name,
+            inputs=inputs,
+            image=ImageFacts(
+                width=width,
+                height=height,
+                format=decoded.format,
+                file_bytes=decoded.file_bytes,
+                orientation=decoded.orientation,
+                jpeg_quality=decoded.jpeg_quality,
+                crops=len(inputs),
+            ),
+            doubt=reason,
+            evidence=read_evidence(data) if evidence else None,
+            notes=decoded.notes + input_notes(height, width, self.info.preprocessing) + ((reason,) if reason else ()),
+        )
+
+    def _judge(self, batch: list[_Seen]) -> Iterator[Prediction]:
+        scores = iter(self.p_synthetic(self.logits([seen.inputs for seen in batch if seen.inputs is not None])))
+        low, high = SHOWN_SCORES
+        for seen in batch:
+            # Six digits: beyond them the score depends on the processor and on the batch's size.
+            score = None if seen.inputs is None else round(float(next(scores)), 6)
+            yield Prediction(
+                path=seen.name,
+                p_synthetic=None if score is None else min(max(score, low), high),
+                verdict=None if score is None else self.verdict(score, seen.doubt),
+                threshold=round(self.info.calibration.threshold, 6),
+                unsure_low=round(self.info.calibration.unsure_low, 6),
+                unsure_high=round(self.info.calibration.unsure_high, 6),
+                model=self.info.model,
+                version=self.checkpoint.version,
+                image=seen.image,
+                notes=seen.notes,
+                evidence=seen.evidence,
+                error=seen.error,
+            )
+
+
+def load(model: str | Path = "", device: str = "auto", runs: Path = RUNS) -> Detector:
+    """Load a detector: a checkpoint file, a run's folder, or the name of a run or of a model that comes with MAI.
+
+    By default it is the run trained last, or, where there is none, the model that comes with MAI.
+
+    Raises CheckpointError if there is none or it can't be used, RunError if the device is not to be had.
+    """
+    return Detector(load_checkpoint(find_checkpoint(str(model), runs)), choose_device(device))

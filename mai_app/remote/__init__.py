@@ -1,0 +1,1 @@
+"""What a command needs to run on another machine: its hardware, its price, errors as values."""

@@ -1,0 +1,1 @@
+"""From a prepared set to a checkpoint, and data sets of twins."""

@@ -1,0 +1,76 @@
+"""Doubt: what is too small, too smooth or too degraded has a reason, plain pictures have none, and damage has none."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mai_app.config import DOUBT_LIMITS, TIERS
+from mai_app.data.augment import degrade
+from mai_app.images.decode import Pixels, decode, encode_jpeg
+from mai_app.images.quality import doubt, most_detail
+
+
+def natural(height: int = 400, width: int = 500, seed: int = 0) -> Pixels:
+    """A picture with as much in every octave, as photographs have: noise whose amplitude falls as 1/frequency."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
+    frequency[0, 0] = np.inf
+    plane = np.fft.ifft2(np.fft.fft2(rng.normal(size=(height, width))) / frequency).real
+    plane = 128 + 45 * plane / plane.std()
+    return np.repeat(plane.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def enlarged(pixels: Pixels, factor: int) -> Pixels:
+    height, width = pixels.shape[:2]
+    small = Image.fromarray(pixels).resize((width // factor, height // factor), Image.Resampling.LANCZOS)
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_plain_picture_is_judged_in_every_tier(seed: int) -> None:
+    found = decode(encode_jpeg(natural(seed=seed), 90), "a.jpg")
+    for tier in TIERS:
+        seen = degrade(found, tier)
+        assert doubt(seen.pixels, seen.jpeg_quality) is None, tier
+
+
+@pytest.mark.parametrize(("height", "width"), [(63, 500), (500, 63), (1, 1)])
+def test_too_small(height: int, width: int) -> None:
+    reason = doubt(natural(500, 500)[:height, :width], None)
+    assert reason == f"too small to be judged: {width}×{height} pixels, a side under 64"
+
+
+def test_the_smallest_side_that_is_judged() -> None:
+    assert doubt(natural()[:64, :64], None) is None
+
+
+def test_too_smooth() -> None:
+    flat = np.full((300, 300, 3), 200, dtype=np.uint8)
+    ramp = np.repeat(np.linspace(0, 255, 300).astype(np.uint8)[None, :, None], 300, axis=0).repeat(3, axis=2)
+    for pixels in (flat, ramp):
+        assert doubt(pixels, None) == "too smooth to be judged: next to no detail"
+
+
+def test_a_flat_ground_around_a_picture_is_no_reason() -> None:
+    pixels = np.full((1000, 1000, 3), 255, dtype=np.uint8)
+    pixels[600:, 600:] = natural(400, 400)
+    assert doubt(pixels, None) is None
+    assert most_detail(pixels).finest > DOUBT_LIMITS.detail
+
+
+@pytest.mark.parametrize("factor", [3, 4])
+def test_too_far_enlarged(factor: int) -> None:
+    reason = doubt(enlarged(natural(), factor), None)
+    assert reason is not None
+    assert reason.startswith("too degraded to be judged: enlarged")
+
+
+def test_what_is_merely_soft_is_judged() -> None:
+    assert doubt(np.asarray(Image.fromarray(natural()).resize((700, 560), Image.Resampling.BILINEAR)), None) is None
+
+
+@pytest.mark.parametrize(("quality", "judged"), [(8, False), (19, False), (20, True), (None, True)])
+def test_too_strongly_compressed(quality: int | None, judged: bool) -> None:
+    reason = doubt(natural(), quality)
+    assert (reason is None) == judged
+    assert judged or reason == f"too degraded to be judged: JPEG quality {quality}, under 20"

@@ -1,0 +1,337 @@
+"""The HTTP interface on a real port: the kinds of body, the problems, the limits, the page."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from starlette.exceptions import HTTPException
+
+from mai_app.config import ServeLimits
+from mai_app.inference.prediction import ModelFacts, prediction_of
+from mai_app.serve import admission as turns
+from mai_app.serve.admission import Turns
+from mai_app.serve.api import create_app
+from mai_app.serve.backend import BusyError
+from tests.serve.serving import FACTS, FORM, Ask, Fake, as_json, assert_problem, form, png, serving
+
+LIMITS = ServeLimits(max_bytes=8 * 2**20, max_files=3)
+RAW = "application/octet-stream"
+
+
+@pytest.fixture(scope="module")
+def fake() -> Fake:
+    return Fake()
+
+
+@pytest.fixture(scope="module")
+def ask(fake: Fake) -> Iterator[Ask]:
+    with serving(create_app(fake.backend, limits=LIMITS)) as asked:
+        yield asked
+
+
+def test_names_orders_and_broken_files(ask: Ask) -> None:
+    files = [(f"{i}.png", png(height=210 + i) if i != 1 else b"") for i in range(3)]
+    for body, kind in ((form(files), FORM), (as_json(files), "application/json; charset=utf-8")):
+        answer = ask("/v1/predict", body, kind)
+        assert (answer.status, answer.kind) == (200, "application/json")
+        assert set(answer.said) == {"request_id", "models", "predictions"}
+        assert answer.said["request_id"] == answer.headers["x-request-id"]
+        assert answer.said["models"] == [FACTS]
+        rows = [prediction_of(row) for row in answer.said["predictions"]]
+        assert [row.path for row in rows] == ["0.png", "1.png", "2.png"]
+        assert [row.image and row.image.height for row in rows] == [210, None, 212]
+        assert rows[1].error == "is empty (0 bytes)"
+    assert ask("/v1/predict", png(), "IMAGE/PNG").said["predictions"][0]["path"] == "image"
+    assert ask("/v1/predict?name=%C3%A9%20b.png", png(), RAW).said["predictions"][0]["path"] == "é b.png"
+    # An input left empty, and a name that is not Unicode.
+    assert len(ask("/v1/predict", form([("", b""), ("x", png())]), FORM).said["predictions"]) == 1
+    odd = b'{"images": [{"name": "\\ud800.png", "data": ""}]}'
+    assert ask("/v1/predict", odd, "application/json").said["predictions"][0]["path"] == "?.png"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "part"),
+    [
+        (b"{", "application/json", 400, "images"),
+        (b"[" * 100_000, "application/json", 400, "images"),
+        (b'{"images": {}}', "application/json", 400, "images"),
+        (b'{"images": ["x"]}', "application/json", 400, "images"),
+        (b'{"images": [{"data": "not base64!"}]}', "application/json", 400, "base64"),
+        (b'{"images": [{"data": 5}]}', "application/json", 400, "base64"),
+        (as_json([("n" * 1001, b"a")]), "application/json", 400, "1000 characters"),
+        (b"nothing", FORM, 400, ""),
+        (b"nothing", "multipart/form-data", 400, "oundary"),
+        (form([("a", b"a")], end=""), FORM, 400, "no end"),
+        (form([("a", b"a")]), FORM + "; charset=punycode", 400, ""),
+        (form([("a", b"a")] * 4), FORM, 413, "Too many files"),
+        (as_json([("a", b"a")] * 4), "application/json", 413, "over 3"),
+        (bytes(LIMITS.max_bytes + 1), "image/png", 413, "bytes"),
+        (form([("a", bytes(LIMITS.max_bytes))]), FORM, 413, "bytes"),
+        (b"x", "text/plain", 415, "text/plain"),
+        (b"x", "", 415, "no content type"),
+        (b"", "image/png", 422, "no image"),
+        (b'{"images": []}', "application/json", 422, "no image"),
+        (form([]), FORM, 422, "no image"),
+        (form([("", b"")]), FORM, 422, "no image"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/heatmap"])
+def test_what_is_wrong_with_a_body_is_a_problem(
+    ask: Ask, path: str, body: bytes, kind: str, status: int, part: str
+) -> None:
+    assert_problem(ask(path, body, kind), status, part)
+
+
+def test_the_limit_counts_what_comes_without_a_length(ask: Ask) -> None:
+    for kind in ("image/png", FORM, "application/json"):
+        prefix = form([("a", b"")], end="") if kind == FORM else b""
+        assert_problem(ask("/v1/predict", iter([prefix, *[bytes(2**20)] * 9]), kind), 413, "bytes")
+    image = png()
+    chunks = iter([image[:1000], image[1000:]])
+    assert ask("/v1/predict", chunks, "image/png").said["predictions"][0]["error"] is None
+
+
+def test_a_heatmap_is_of_one_image_that_can_be_judged(ask: Ask) -> None:
+    for body, kind in ((png(), "image/png"), (form([("a.png", png())]), FORM)):
+        answer = ask("/v1/heatmap", body, kind)
+        assert (answer.status, answer.kind) == (200, "image/png")
+        assert answer.said == png()
+    assert_problem(ask("/v1/heatmap", form([("a", png())] * 2), FORM), 422, "more than one")
+    assert_problem(ask("/v1/heatmap", b"\xff\xd8 no", "image/jpeg"), 422, "damaged")
+
+
+def test_models_that_can_not_be_had(ask: Ask, fake: Fake) -> None:
+    for path in ("/v1/predict", "/v1/heatmap"):
+        assert_problem(ask(f"{path}?model=none", png(), "image/png"), 422, "no model none")
+        for model in ("damaged", "busy"):
+            answer = ask(f"{path}?model={model}", png(), "image/png")
+            assert_problem(answer, 503)
+            assert answer.headers["retry-after"] == str(LIMITS.retry_seconds)
+        broken = ask(f"{path}?model=broken", png(), "image/png")
+        assert_problem(broken, 500)
+        assert "secret" not in str(broken)
+    fake.asked.clear()
+    names = (
+        "..",
+        ".",
+        ".hidden",
+        "a/b",
+        "%2e%2e%2fx",
+        "/etc/passwd",
+        "a%00",
+        "a%0A",
+        "a%20b",
+        "a%5Cb",
+        "%C3%A9",
+        "a" * 101,
+    )
+    for name in names:
+        assert_problem(ask(f"/v1/predict?model={name}", png(), "image/png"), 422, "at most 100")
+    assert not fake.asked
+    assert ask("/v1/predict?model=Run_1.b-" + "a" * 92, png(), "image/png").status == 200
+
+
+def test_other_answers(ask: Ask) -> None:
+    assert_problem(ask("/nowhere"), 404)
+    assert_problem(ask("/v1/predict/", b"x", "image/png"), 404)
+    wrong = ask("/v1/predict")
+    assert_problem(wrong, 405)
+    assert wrong.headers["allow"] == "POST"
+    assert ask("/healthz").said == {"status": "ok"}
+    assert ask("/v1/models").said == {"models": [FACTS]}
+
+
+def test_every_answer_has_the_headers_of_safety(ask: Ask) -> None:
+    answers = [
+        ask("/healthz"),
+        ask("/v1/models"),
+        ask("/nowhere"),
+        ask("/v1/predict"),
+        ask("/v1/predict", png(), "image/png"),
+        ask("/v1/heatmap", png(), "image/png"),
+        ask("/v1/predict?model=broken", png(), "image/png"),
+        ask("/v1/predict?model=..", png(), "image/png"),
+    ]
+    for answer in answers:
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["cache-control"] == "no-store"
+    assert len({answer.headers["x-request-id"] for answer in answers}) == len(answers)
+
+
+def test_the_page_is_there_only_when_open(ask: Ask, fake: Fake) -> None:
+    assert_problem(ask("/"), 404)
+    with serving(create_app(fake.backend, open_page=True)) as opened:
+        answer = opened("/")
+    assert (answer.status, answer.kind) == (200, "text/html; charset=utf-8")
+    assert answer.headers["content-security-policy"] == "frame-ancestors 'none'"
+
+
+def test_only_the_hosts_given_are_answered(fake: Fake) -> None:
+    with serving(create_app(fake.backend, True, hosts=("localhost", "127.0.0.1", "[::1]"))) as asked:
+        for host in ("localhost", "127.0.0.1:8000", "[::1]:80", "LOCALHOST:1"):
+            assert asked("/healthz", Host=host).status == 200
+        for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example:80", ""):
+            for path in ("/", "/healthz", "/nowhere", "/openapi.json"):
+                refused = asked(path, Host=host)
+                assert_problem(refused, 421, "127.0.0.1")
+                assert refused.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_interface_describes_itself(ask: Ask) -> None:
+    document = ask("/openapi.json").said
+    for path, kind in (("/v1/predict", "application/json"), ("/v1/heatmap", "image/png")):
+        operation = document["paths"][path]["post"]
+        body = operation["requestBody"]["content"]
+        assert set(body) == {"multipart/form-data", "application/json", "image/*", RAW}
+        assert set(operation["responses"]["200"]["content"]) == {kind}
+        for status in ("400", "408", "413", "415", "422", "429", "500", "503"):
+            content = operation["responses"][status]["content"]["application/problem+json"]
+            assert content["example"]["status"] == int(status)
+        example = json.dumps(body["application/json"]["example"])
+        assert ask(path, example, "application/json").status == 200
+    example = document["paths"]["/v1/predict"]["post"]["responses"]["200"]["content"]["application/json"]["example"]
+    assert [prediction_of(row).error for row in example["predictions"]] == [None]
+    assert prediction_of(example["predictions"][0]).evidence
+    (facts,) = document["paths"]["/v1/models"]["get"]["responses"]["200"]["content"]["application/json"]["example"][
+        "models"
+    ]
+    assert ModelFacts(**facts).name == "traces"
+
+
+def test_an_address_that_asks_too_often_waits(fake: Fake) -> None:
+    with serving(create_app(fake.backend, limits=ServeLimits(per_minute=3))) as asked:
+        assert [asked("/v1/predict", png(), "image/png").status for _ in range(3)] == [200, 200, 200]
+        for path in ("/v1/predict", "/v1/heatmap"):
+            refused = asked(path, png(), "image/png", **{"X-Forwarded-For": "192.0.2.1"})
+            assert_problem(refused, 429)
+            assert 1 <= int(refused.headers["retry-after"]) <= 20
+        assert asked("/v1/models").status == 200
+
+
+def test_turns_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    some = Turns(ServeLimits(per_minute=2, requests=3, waiting_bytes=10), lambda: now)
+
+    def refused(address: str) -> str:
+        try:
+            with some.turn(address):
+                return ""
+        except HTTPException as error:
+            return (error.headers or {})["Retry-After"] if error.status_code == 429 else str(error)
+
+    assert [refused("192.0.2.1") for _ in range(3)] == ["", "", "30"]
+    assert refused("192.0.2.2") == ""
+    now += 20
+    assert refused("192.0.2.1") == "10"
+    now += 10
+    assert [refused("192.0.2.1") for _ in range(2)] == ["", "30"]
+    now += 10_000  # no more than a minute's requests are saved up
+    assert [refused("192.0.2.1") for _ in range(3)] == ["", "", "30"]
+    # A household's addresses are one.
+    assert [refused(f"2001:db8::{i}") for i in range(3)] == ["", "", "30"]
+    assert refused("2001:db8:0:1::1") == ""
+    # Of too many addresses, the one not heard of for longest is forgotten.
+    monkeypatch.setattr(turns, "ADDRESSES", 5)
+    assert refused("192.0.2.1") != ""
+    assert [refused(f"198.51.100.{i}") for i in range(5)] == [""] * 5
+    assert refused("192.0.2.1") == ""
+    # Requests and bytes at a time, given back whatever happens.
+    with some.turn("a") as first, some.turn("b") as second, some.turn("c"):
+        with pytest.raises(BusyError), some.turn("d"):
+            pass
+        first(6)
+        second(4)
+        with pytest.raises(BusyError):
+            first(1)
+    with some.turn("e") as hold:
+        hold(10)
+
+
+def test_too_many_requests_or_bytes_at_a_time_are_refused_and_the_rest_answered() -> None:
+    fake = Fake()
+    limits = ServeLimits(requests=2, waiting_bytes=300_000, retry_seconds=7)
+    with serving(create_app(fake.backend, limits=limits)) as asked, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(asked, "/v1/predict?model=slow", png(width=250), "image/png")
+        assert fake.entered.wait(30)
+        assert_problem(asked("/v1/predict", bytes(300_000), RAW), 503, "images at a time")
+        second = pool.submit(asked, "/v1/predict?model=slow", png(width=260, height=64), "image/png")
+        while len(fake.asked) < 2:
+            time.sleep(0.01)
+        refused = asked("/v1/predict", b"x", RAW)
+        assert_problem(refused, 503, "requests at a time")
+        assert refused.headers["retry-after"] == "7"
+        assert asked("/healthz").status == 200
+        fake.gate.set()
+        widths = [one.result().said["predictions"][0]["image"]["width"] for one in (first, second)]
+        assert widths == [250, 260]
+        assert asked("/v1/predict", png(), RAW).status == 200
+
+
+def test_a_slow_body_does_not_keep_its_place(fake: Fake) -> None:
+    limits = ServeLimits(requests=1)
+    with serving(create_app(fake.backend, limits=limits, read_seconds=0.4)) as asked:
+        port: int = asked.port  # type: ignore[attr-defined]
+        for kind in (FORM, RAW, "application/json"):
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as slow:
+                head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n"
+                slow.sendall(head.encode() + (form([("a", b"")], end="") if kind == FORM else b""))
+                said = b""
+                begun = time.monotonic()
+                slow.settimeout(0.1)
+                while not said and time.monotonic() - begun < 30:  # a byte now and then does not help
+                    slow.sendall(b"-")
+                    try:
+                        said = slow.recv(1000)
+                    except TimeoutError:
+                        continue
+                assert said.startswith(b"HTTP/1.1 408")
+                assert time.monotonic() - begun < 20
+            assert asked("/v1/predict", png(), RAW).status == 200
+
+
+def test_a_client_that_goes_away_frees_its_place() -> None:
+    fake = Fake()
+    with serving(create_app(fake.backend, limits=ServeLimits(requests=1))) as asked:
+        port: int = asked.port  # type: ignore[attr-defined]
+        head = (
+            "POST /v1/predict?model=slow HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", port)) as judged:
+            judged.sendall(head.format(1).encode() + b"x")
+            assert fake.entered.wait(30)
+        assert fake.cancelled.wait(30)
+        with socket.create_connection(("127.0.0.1", port)) as reading:
+            reading.sendall(head.format(100).encode() + b"x")
+            time.sleep(0.1)
+        for _ in range(100):
+            if asked("/v1/predict", png(), RAW).status == 200:
+                break
+            time.sleep(0.02)
+        assert asked("/v1/predict", png(), RAW).status == 200
+
+
+def test_many_clients_get_their_own_answers(ask: Ask) -> None:
+    def own(number: int) -> None:
+        files = [(f"{number}-{i}.png", png(number, 0, 30 + i, 40 + number)) for i in range(3)]
+        body, kind = (form(files), FORM) if number % 2 else (as_json(files), "application/json")
+        rows = ask("/v1/predict", body, kind).said["predictions"]
+        assert [(row["path"], row["image"]["width"], row["image"]["height"]) for row in rows] == [
+            (name, 40 + number, 30 + i) for i, (name, _) in enumerate(files)
+        ]
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(own, range(40)))
+    assert threading.active_count() < 60
+
+
+def test_the_interface_needs_neither_torch_nor_modal() -> None:
+    code = "import sys; sys.modules['torch'] = sys.modules['modal'] = None; import mai_app.serve.api"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)

@@ -1,0 +1,121 @@
+"""Several processes at one batch: the same training as one, the same end however often stopped, and no hanging."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mai_app.config import TrainConfig
+from mai_app.errors import RunError
+from mai_app.training.distributed import Group, check_processes
+from mai_app.training.loop import train
+from tests.conftest import folder_of, small
+from tests.training.test_loop import metrics
+
+KEYS = ("epoch", "train_loss", "val_loss", "val_auroc", "learning_rate")
+
+
+@pytest.fixture(scope="module")
+def shared(plain: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path]:
+    """A run of two processes, undisturbed: its settings and its folder, for reading only."""
+    config = replace(plain, processes=2, runs=tmp_path_factory.mktemp("two"))
+    return config, train(config)
+
+
+def test_two_processes_learn_what_one_does(shared: tuple[TrainConfig, Path], plain: TrainConfig) -> None:
+    two, one = shared[1], folder_of(plain)
+    for ours, theirs in zip(metrics(two), metrics(one), strict=True):
+        assert [ours[key] for key in KEYS] == pytest.approx([theirs[key] for key in KEYS], rel=1e-4)
+    weights = load_file(two / "best.safetensors")
+    for name, tensor in load_file(one / "best.safetensors").items():
+        torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-3)
+
+
+def test_stopped_it_carries_on_to_the_very_same_end(shared: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    # 4 steps an epoch: an error after the second save, a signal after the second epoch's first step, then to the end.
+    config, undisturbed = shared
+    config = replace(config, runs=tmp_path)
+
+    def at_save(number: int, do: Callable[[], None]) -> Callable[[], None]:
+        saves: list[int] = []
+
+        def saved() -> None:
+            saves.append(1)
+            if len(saves) == number:
+                do()
+
+        return saved
+
+    with pytest.raises(ZeroDivisionError):
+        train(config, on_save=at_save(2, lambda: print(1 / 0)))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, on_save=at_save(4, lambda: signal.raise_signal(signal.SIGINT)))
+    assert multiprocessing.active_children() == []
+    run = train(config)
+    assert (run / "best.safetensors").read_bytes() == (undisturbed / "best.safetensors").read_bytes()
+    assert [[row[key] for key in KEYS] for row in metrics(run)] == [
+        [row[key] for key in KEYS] for row in metrics(undisturbed)
+    ]
+
+
+def test_a_killed_process_ends_the_run_and_is_named(shared: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    config = replace(shared[0], runs=tmp_path, epochs=50)
+    saves: list[float] = []
+
+    def kill() -> None:
+        saves.append(time.monotonic())
+        if len(saves) == 1:
+            pid = multiprocessing.active_children()[0].pid
+            assert pid
+            os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(RunError, match=r"process 1 of 0 to 1 ended too early \(SIGKILL\)"):
+        train(config, on_save=kill)
+    assert time.monotonic() - saves[0] < 10
+    assert multiprocessing.active_children() == []
+    assert torch.get_num_threads() == 2  # as before: while they trained, each had one
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "device", "message"),
+    [
+        (3, 16, "cpu", "--processes 3: can't share --batch-size 16 evenly"),
+        (0, 16, "cpu", "at least 1"),
+        (64, 64, "cuda", "GPUs; it takes one a process"),
+        (2, 16, "mps", "not mps"),
+    ],
+)
+def test_sharing_that_can_not_work_is_refused(size: int, batch: int, device: str, message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        check_processes(size, batch, torch.device(device))
+
+
+def test_odd_sharing_starts_nothing(data_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="can't share --batch-size 16 evenly"):
+        train(replace(small(data_set, tmp_path), processes=3))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_batch_is_shared_whole() -> None:
+    groups = [Group(rank, 3, torch.device("cpu")) for rank in range(3)]
+    assert [group.share(range(6)) for group in groups] == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_alone_everything_stays_as_it_is() -> None:
+    alone, values = Group(0, 1, torch.device("cpu")), np.arange(3.0)
+    network = torch.nn.Linear(1, 1)
+    assert alone.share([1, 2, 3]) == [1, 2, 3]
+    assert alone.mean([0.1, 0.2]) == [0.1, 0.2]
+    assert alone.any(True)
+    assert not alone.any(False)
+    assert alone.gather(values) is values
+    assert alone.wrap(network) is network
