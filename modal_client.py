@@ -25,9 +25,9 @@ from mai_app.config import (
 )
 from mai_app.core.files import write_bytes
 from mai_app.core.log import say
-from mai_app.data.layout import find_images
 from mai_app.data.sources import SOURCES
 from mai_app.errors import ImageError, MaiError
+from mai_app.images.find import find_images
 from mai_app.inference.output import chosen_format, show_predictions, show_report, show_scan, show_sweep
 from mai_app.inference.prediction import Prediction, prediction_of
 from mai_app.inference.scan import list_files, read_item

@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from mai_app.config import NEAR_DUPLICATE_BITS
 from mai_app.core.parallel import ordered_map
-from mai_app.data.augment import degrade
 from mai_app.data.dedup import perceptual_hash
 from mai_app.data.layout import scan
 from mai_app.images.decode import DecodedImage, Pixels, decode_file
+from mai_app.images.degrade import degrade
 from mai_app.images.preprocess import resize
 
 FOUND = 0.99

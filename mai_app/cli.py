@@ -211,7 +211,7 @@ def _evaluate(config: EvaluateConfig) -> int:
 
 
 def _predict(config: PredictConfig) -> int:
-    from mai_app.data.layout import find_images  # noqa: PLC0415
+    from mai_app.images.find import find_images  # noqa: PLC0415
     from mai_app.inference.detector import load  # noqa: PLC0415
 
     form = chosen_format(config)

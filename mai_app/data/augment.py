@@ -7,25 +7,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from mai_app.config import Tier
-from mai_app.images.decode import SAMPLINGS, DecodedImage, Pixels, decode, encode_jpeg
-from mai_app.images.preprocess import mirrored, random_window, shrink
+from mai_app.images.decode import SAMPLINGS, Pixels, decode, encode_jpeg
+from mai_app.images.preprocess import mirrored, random_window
 
 Jpegs = npt.NDArray[np.int64]
 """(n, 2): quality, 1 to 100, and place in SAMPLINGS of a training set's JPEG files."""
-
-TIER_SETTINGS: Final[dict[Tier, tuple[int | None, int]]] = {
-    "q90": (None, 90),
-    "web": (768, 60),
-    "hard": (512, 40),
-}
-"""Longest side at most, in pixels (None: as it is), and JPEG quality; clean leaves the file as found."""
-TIER_WORDS: Final[dict[Tier, str]] = {
-    "clean": "as found",
-    "q90": "JPEG 90",
-    "web": "longest side ≤ 768, JPEG 60",
-    "hard": "longest side ≤ 512, JPEG 40",
-}
 
 GRID: Final = 8
 """Pixels a side of a JPEG block: cutting 0 to GRID - 1 of them off moves the blocks' edges anywhere."""
@@ -58,17 +44,6 @@ QUALITIES: Final = (40, 95)
 """JPEG and WebP quality of that, uniform from and to, both included."""
 STRETCH_SIDES: Final = (0.6, 1.0)
 """Width and height of the part of a stretched image, each uniform from and to, as a share of the whole."""
-
-
-def degrade(image: DecodedImage, tier: Tier) -> DecodedImage:
-    """The image as a tier delivers it, whatever its class: scaled down where it is larger, saved as JPEG, read again.
-
-    JPEG is saved 4:2:0 with the IJG tables; scaling is Lanczos.
-    """
-    if tier == "clean":
-        return image
-    longest, quality = TIER_SETTINGS[tier]
-    return decode(encode_jpeg(shrink(image.pixels, longest), quality), tier)
 
 
 def training_crop(window: Pixels, lossy: bool, jpegs: Jpegs, size: int, rng: np.random.Generator) -> Pixels:

@@ -22,14 +22,6 @@ Draw = tuple[int, int]
 """An image's number in the prepared set, and the draw's own number, from which its crop is drawn."""
 
 
-def to_floats(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The network's input of a batch: (n, size, size, 3) uint8 to (n, 3, size, size) float32 in [0, 1].
-
-    The memory's order stays as it is, which torch calls channels-last: convolutions on processors want it so.
-    """
-    return images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-
-
 def draw_epoch(
     labels: npt.NDArray[np.int64],
     sources: Sequence[str],

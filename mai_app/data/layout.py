@@ -1,19 +1,17 @@
 """From a folder laid out by class to records: which file has which label, split, source, generator and kind."""
 
 import csv
-import glob
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from mai_app.config import CLASSES
-from mai_app.errors import DataError, ImageError
-from mai_app.images.decode import OTHER_SUFFIXES, SUFFIXES
+from mai_app.errors import DataError
+from mai_app.images.find import walk_images
 
 CLASS_NAMES: Final = {
     **dict.fromkeys(("authentic", "real", "nature", "0_real"), 0),
@@ -51,40 +49,6 @@ class Record:
     """What an image shows or is: photo, painting, poster, …; empty if unknown."""
     tie: str = ""
     """Images with the same tie, a prompt for example, belong on one side of the split; empty if there is none."""
-
-
-def walk_images(folder: Path) -> Iterator[Path]:
-    """Image files below a folder in a fixed order, depth first; hidden files and folders are left out.
-
-    An image is what is named like one, or has no suffix at all. Linked folders are not followed.
-    Memory does not grow with the number of folders, only with the largest one.
-    """
-    for found in _walk(folder):
-        if isinstance(found, ImageError):
-            raise DataError(str(found))
-        yield found
-
-
-def find_images(paths: Iterable[str]) -> Iterator[Path | ImageError]:
-    """The image files that a user names, in the order given: files, folders (searched through), glob patterns.
-
-    What names nothing, or can't be searched, comes as the ImageError to report for it, so that the rest goes on.
-    """
-    for name in paths:
-        if not name:  # an unset variable of a script must not mean the folder that it runs in
-            yield ImageError("''", "an empty name names no file")
-            continue
-        try:
-            found, missing = _named(name)
-        except (OSError, ValueError):  # no file can have this name, or its folder is closed: reading it says so
-            yield Path(name)
-            continue
-        first = next(found, None)
-        if first is None:
-            yield ImageError(name, missing)
-            continue
-        yield first
-        yield from found
 
 
 def scan(root: Path) -> list[Record]:
@@ -140,40 +104,6 @@ def listing_hash(root: Path, records: Iterable[Record], settings: str = "") -> s
             facts = []
         digest.update(json.dumps([asdict(record), facts]).encode())
     return digest.hexdigest()
-
-
-def _walk(folder: Path) -> Iterator[Path | ImageError]:
-    """What walk_images yields; in the place of a folder that can't be listed, the error."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        yield ImageError(str(folder), f"can't be listed ({error.strerror})")
-        return
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
-            continue
-        try:
-            is_folder = entry.is_dir()
-        except OSError:  # a link to itself, or into a closed folder: reading it says so
-            is_folder = False
-        if not is_folder:
-            suffix = Path(entry.name).suffix.lower()
-            if not suffix or suffix in SUFFIXES or suffix in OTHER_SUFFIXES:
-                yield Path(entry.path)
-        elif not entry.is_symlink():
-            yield from _walk(Path(entry.path))
-
-
-def _named(name: str) -> tuple[Iterator[Path | ImageError], str]:
-    """What a name stands for, and the reason to report if that is nothing."""
-    path = Path(name)
-    if path.is_dir():
-        return _walk(path), "is a folder without an image file"
-    if glob.has_magic(name) and not path.exists():
-        # glob's own order is the file system's.
-        matches = map(Path, sorted(glob.glob(name, recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute pattern
-        return iter([match for match in matches if not match.is_dir()]), "no file matches the pattern"
-    return iter([path]), ""
 
 
 def _check(root: Path, records: list[Record], outside: Counter[str]) -> None:

@@ -11,11 +11,12 @@ from mai_app.config import CLASSES, NEAR_DUPLICATE_BITS, PREPARED_WINDOW, SPLITT
 from mai_app.core.files import write_text
 from mai_app.data.archives import draw
 from mai_app.data.hub import Patience, RemoteFile, list_files
-from mai_app.data.layout import Record, listing_hash, scan, walk_images
+from mai_app.data.layout import Record, listing_hash, scan
 from mai_app.data.prepared import VERSION
 from mai_app.data.shards import MOST_BYTES
 from mai_app.data.sources import SOURCES, Source
 from mai_app.errors import DataError, SourceError
+from mai_app.images.find import walk_images
 
 FOLDER_UNIT: Final = 1000
 """Files of a local folder in one unit."""

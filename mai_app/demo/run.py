@@ -4,10 +4,10 @@ import sys
 
 from mai_app.config import DemoConfig, EvaluateConfig, TrainConfig
 from mai_app.core.log import say
-from mai_app.data.layout import find_images
 from mai_app.demo.images import make_demo
 from mai_app.evaluation.evaluate import evaluate
 from mai_app.evaluation.report import text_tables
+from mai_app.images.find import find_images
 from mai_app.inference.detector import load
 from mai_app.inference.prediction import write_rows
 from mai_app.training.loop import train

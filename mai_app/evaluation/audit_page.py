@@ -11,18 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from mai_app.config import CLASSES
+from mai_app.core.display import cut_text, show_interval, show_number
 from mai_app.evaluation.audit import PROPERTIES, table_properties
 from mai_app.evaluation.audit_counts import Floats, Ints, column_codes
-from mai_app.evaluation.html import (
-    CLASS_COLOURS,
-    cut_text,
-    new_axes,
-    page,
-    plot_style,
-    show_interval,
-    show_number,
-    svg_text,
-)
+from mai_app.evaluation.html import CLASS_COLOURS, new_axes, page, plot_style, svg_text
 
 WIDTH: Final = 110
 ROWS: Final = {"text": 15, "page": 200}

@@ -11,9 +11,9 @@ import numpy as np
 
 from mai_app.config import CALIBRATION_MIN_IMAGES, TIERS, CalibrateConfig
 from mai_app.core.device import choose_device
+from mai_app.core.display import show_percent
 from mai_app.core.log import say
 from mai_app.errors import CheckpointError, DataError
-from mai_app.evaluation.html import show_percent
 from mai_app.evaluation.score import open_images, score
 from mai_app.inference.detector import Detector
 from mai_app.models import shipped

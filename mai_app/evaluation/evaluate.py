@@ -17,13 +17,13 @@ from mai_app.config import FPR_CEILING, TIERS, EvaluateConfig
 from mai_app.core import metrics
 from mai_app.core.device import choose_device
 from mai_app.core.files import write_text
-from mai_app.data.augment import TIER_WORDS
 from mai_app.errors import DataError
 from mai_app.evaluation.audit import format_only_scores
 from mai_app.evaluation.bias import bias_figures, judge_versions
 from mai_app.evaluation.mistakes import thumbnail, worst_mistakes
 from mai_app.evaluation.report import Curves, html_page
 from mai_app.evaluation.score import Row, open_images, score, scores_of, verdicts_of
+from mai_app.images.degrade import TIER_WORDS
 from mai_app.inference.detector import Detector
 from mai_app.models import shipped
 from mai_app.models.checkpoint import find_checkpoint, load_checkpoint

@@ -2,7 +2,6 @@
 
 import html
 import io
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -49,44 +48,6 @@ def svg_text(figure: Figure) -> str:
     figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
     text = stream.getvalue()
     return text[text.index("<svg") :]
-
-
-def show_number(value: float | None) -> str:
-    """Three digits, or a dash for what is not known."""
-    return "–" if value is None else f"{value:.3f}"
-
-
-def show_percent(value: float | None) -> str:
-    """In percent, one digit."""
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def show_interval(
-    figure: Mapping[str, float | None], html_: bool = False, percent: bool = False, shift: bool = False
-) -> str:
-    """A figure with its interval, as text or for an HTML table; a share in percent, or a shift with its sign."""
-    show = (lambda v: "–" if v is None else f"{100 * v:.0f}") if percent else show_shift if shift else show_number
-    value = show(figure["value"]) + (" %" if percent and figure["value"] is not None else "")
-    # A dash between signs would read as a minus.
-    span = f"{show(figure['low'])}{' to ' if shift else '–'}{show(figure['high'])}"
-    if figure["value"] is None:
-        return "–"
-    return f"{value}<small>{span}</small>" if html_ else f"{value} ({span})"
-
-
-def show_name(name: str) -> str:
-    """A file's or a folder's name on one line, whatever it holds: what is not printable stands as its escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
-
-def show_shift(value: float | None) -> str:
-    """A difference of scores with its sign, three digits."""
-    return "–" if value is None else f"{round(value, 3) + 0.0:+.3f}"  # + 0.0: no -0.000
-
-
-def cut_text(text: str, width: int) -> str:
-    """The text, cut to fit a column."""
-    return text if len(text) < width else text[: width - 2] + "…"
 
 
 _HEAD: Final = """<!doctype html>

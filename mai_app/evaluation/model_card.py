@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from mai_app.config import TIERS, CardConfig, TrainConfig
+from mai_app.core.display import show_name, show_percent
 from mai_app.core.files import write_text
 from mai_app.errors import CheckpointError, DataError
-from mai_app.evaluation.html import show_name, show_percent
 from mai_app.evaluation.model_card_figures import Report, data_name, escaped, figures, table
 from mai_app.evaluation.model_card_text import HEAD, LIMITS, NETWORKS, USE, WHAT
 from mai_app.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint

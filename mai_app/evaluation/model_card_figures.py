@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mai_app.config import CLASSES, TIERS
-from mai_app.evaluation.html import show_interval, show_name, show_number, show_percent
+from mai_app.core.display import show_interval, show_name, show_number, show_percent
 from mai_app.evaluation.model_card_text import OTHER_DATA, SAME_DATA, TABLE_NOTE
 
 Report = Mapping[str, Any]

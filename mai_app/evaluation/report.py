@@ -8,20 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mai_app.config import CLASSES, TIERS
+from mai_app.core.display import cut_text, show_interval, show_name, show_number, show_percent, show_shift
 from mai_app.core.metrics import Floats, Ints, auroc, roc_curve
-from mai_app.evaluation.html import (
-    CLASS_COLOURS,
-    cut_text,
-    new_axes,
-    page,
-    plot_style,
-    show_interval,
-    show_name,
-    show_number,
-    show_percent,
-    show_shift,
-    svg_text,
-)
+from mai_app.evaluation.html import CLASS_COLOURS, new_axes, page, plot_style, svg_text
 
 Curves = Mapping[str, tuple[Floats, Ints]]
 """Scores (n,) and labels (n,) by tier."""

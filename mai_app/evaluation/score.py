@@ -17,13 +17,13 @@ from mai_app.config import DOUBT_LIMITS, TIERS
 from mai_app.core.files import write_text
 from mai_app.core.log import bar, say
 from mai_app.core.parallel import ordered_map
-from mai_app.data.augment import TIER_SETTINGS, degrade
 from mai_app.data.layout import Record, listing_hash, scan
 from mai_app.data.prepare import prepare
 from mai_app.data.prepared import PreparedSet, find_prepared, open_prepared
 from mai_app.errors import DataError, ImageError
 from mai_app.evaluation.audit import file_properties
 from mai_app.images.decode import DecodedImage, Pixels, decode, read_file
+from mai_app.images.degrade import TIER_SETTINGS, degrade
 from mai_app.images.preprocess import to_inputs
 from mai_app.images.quality import doubt
 from mai_app.inference.detector import Detector

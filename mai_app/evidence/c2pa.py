@@ -9,8 +9,8 @@ from typing import Any, Final
 from mai_app.evidence.containers import MAX_MANIFEST, Metadata
 from mai_app.evidence.rules import generator_named
 from mai_app.evidence.source_types import Points, SourceType, source_type
+from mai_app.evidence.statements import Evidence
 from mai_app.evidence.text import short, shown
-from mai_app.inference.prediction import Evidence
 
 SOURCE: Final = "Content Credentials"
 # c2pa keeps one copy of a file or two, 100 bytes for each part of it, and some 30 times the CBOR that it decodes.

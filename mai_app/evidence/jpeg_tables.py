@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from mai_app.evidence.statements import Evidence
 from mai_app.images.decode import jpeg_quality
-from mai_app.inference.prediction import Evidence
 
 # The tables of ITU-T T.81, annex K, in zigzag order as a file has them; the IJG's library scales them by quality.
 # fmt: off

@@ -7,10 +7,9 @@ from typing import Final
 from mai_app.evidence.c2pa import credentials_evidence
 from mai_app.evidence.containers import Metadata, read_metadata
 from mai_app.evidence.jpeg_tables import tables_evidence
-from mai_app.evidence.statements import exif_evidence, iptc_evidence, text_evidence, xmp_evidence
+from mai_app.evidence.statements import Evidence, exif_evidence, iptc_evidence, text_evidence, xmp_evidence
 from mai_app.evidence.tiff import exif_texts
 from mai_app.evidence.xmp import xmp_properties
-from mai_app.inference.prediction import Evidence
 
 MAX_STATEMENTS: Final = 20
 """Statements on one file at most; those that come first weigh most."""

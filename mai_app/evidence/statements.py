@@ -1,12 +1,31 @@
 """From what stands in EXIF, XMP, IPTC and text pieces to statements, each with how far it can be trusted."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from mai_app.evidence.rules import aigc_label, editor_named, generator_named, generator_of_text, told
 from mai_app.evidence.source_types import source_type
 from mai_app.evidence.text import short, shown
-from mai_app.inference.prediction import Evidence
+
+Strength = Literal["signed", "declared", "hint"]
+"""signed: by somebody, and unchanged since; declared: the file says so, and anybody can write that; hint: less."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One thing that a file says of its making, beside the score and never in it. Nothing said counts for nothing."""
+
+    source: str
+    """Where in the file: Content Credentials, IPTC, EXIF, XMP, PNG text, JPEG tables, …"""
+    points_to: Literal["synthetic", "authentic", "edited", "nothing"]
+    """What it would mean if it were true; nothing: for information."""
+    strength: Strength
+    says: str
+    """The statement in words, one line, with how far it can be trusted."""
+    fields: tuple[tuple[str, str], ...] = ()
+    """What stands there, shortened: names and values, printable."""
+
 
 _ANYBODY: Final = "anybody can write that"
 _PROGRAM_TAGS: Final = ("Software", "ProcessingSoftware", "HostComputer")

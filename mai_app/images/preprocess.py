@@ -1,10 +1,15 @@
 """From an image's pixels to the network's inputs: one function for training, evaluation, prediction and serving."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from PIL import Image
 
 from mai_app.config import Preprocessing
 from mai_app.images.decode import Pixels
+
+if TYPE_CHECKING:
+    import torch
 
 
 def to_inputs(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:
@@ -67,3 +72,11 @@ def random_window(pixels: Pixels, size: int, rng: np.random.Generator) -> Pixels
     y = int(rng.integers(0, max(0, height - size) + 1))
     x = int(rng.integers(0, max(0, width - size) + 1))
     return pixels[y : y + size, x : x + size]
+
+
+def to_floats(images: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
+    """The network's input of a batch: (n, size, size, 3) uint8 to (n, 3, size, size) float32 in [0, 1].
+
+    The memory's order stays as it is, which torch calls channels-last: convolutions on processors want it so.
+    """
+    return images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)

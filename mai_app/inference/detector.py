@@ -12,13 +12,13 @@ import torch
 from mai_app.config import RUNS, SHOWN_SCORES, Verdict
 from mai_app.core.device import choose_device
 from mai_app.core.parallel import ordered_map
-from mai_app.data.batches import to_floats
 from mai_app.errors import ImageError
 from mai_app.evidence.read import read_evidence
+from mai_app.evidence.statements import Evidence
 from mai_app.images.decode import Pixels, decode, read_file
-from mai_app.images.preprocess import input_notes, to_inputs
+from mai_app.images.preprocess import input_notes, to_floats, to_inputs
 from mai_app.images.quality import doubt
-from mai_app.inference.prediction import Evidence, ImageFacts, ModelFacts, Prediction, model_facts
+from mai_app.inference.prediction import ImageFacts, ModelFacts, Prediction, model_facts
 from mai_app.models.calibration import sigmoid
 from mai_app.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from mai_app.models.shipped import name_of

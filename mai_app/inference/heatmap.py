@@ -19,10 +19,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from mai_app.core.files import write_bytes
-from mai_app.data.batches import to_floats
 from mai_app.errors import ImageError, MaiError
 from mai_app.images.decode import Pixels, decode, read_file
-from mai_app.images.preprocess import mirrored, resize, shrink
+from mai_app.images.preprocess import mirrored, resize, shrink, to_floats
 from mai_app.inference.detector import Detector, Judgeable
 from mai_app.inference.prediction import Prediction
 from mai_app.models.calibration import sigmoid

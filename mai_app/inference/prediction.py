@@ -7,27 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import IO, Any, Final, Literal
 
 from mai_app.config import Verdict
+from mai_app.evidence.statements import Evidence
 
 Format = Literal["table", "json", "jsonl", "csv"]
-
-
-Strength = Literal["signed", "declared", "hint"]
-"""signed: by somebody, and unchanged since; declared: the file says so, and anybody can write that; hint: less."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """One thing that a file says of its making, beside the score and never in it. Nothing said counts for nothing."""
-
-    source: str
-    """Where in the file: Content Credentials, IPTC, EXIF, XMP, PNG text, JPEG tables, …"""
-    points_to: Literal["synthetic", "authentic", "edited", "nothing"]
-    """What it would mean if it were true; nothing: for information."""
-    strength: Strength
-    says: str
-    """The statement in words, one line, with how far it can be trusted."""
-    fields: tuple[tuple[str, str], ...] = ()
-    """What stands there, shortened: names and values, printable."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import IO, Any, Final
 from mai_app.config import ScanConfig
 from mai_app.core.files import lock
 from mai_app.core.log import bar
-from mai_app.data.layout import find_images
 from mai_app.errors import DataError, ImageError, RunError
 from mai_app.images.decode import read_file
+from mai_app.images.find import find_images
 from mai_app.inference.prediction import Prediction
 
 Chunk = list[str | tuple[str, bytes] | ImageError]

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import safetensors
 
 from mai_app.config import SHIPPED
+from mai_app.core.display import show_name, show_percent
 from mai_app.errors import CheckpointError
-from mai_app.evaluation.html import show_name, show_percent
 from mai_app.models.shipped import shipped_models, trained_runs
 
 

@@ -4,7 +4,8 @@ from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any, Final
 
-from mai_app.inference.prediction import Evidence, ImageFacts, ModelFacts, Prediction
+from mai_app.evidence.statements import Evidence
+from mai_app.inference.prediction import ImageFacts, ModelFacts, Prediction
 
 PROBLEMS: Final = {
     400: "The body is malformed.",

@@ -24,10 +24,11 @@ from mai_app.core.files import locked, write_bytes
 from mai_app.core.log import bar, say
 from mai_app.core.metrics import auroc
 from mai_app.core.signals import stop_signals
-from mai_app.data.batches import TrainingImages, draw_epoch, to_floats, training_batches, validation_batches
+from mai_app.data.batches import TrainingImages, draw_epoch, training_batches, validation_batches
 from mai_app.data.prepare import prepare
 from mai_app.data.prepared import PreparedSet
 from mai_app.errors import DataError, RunError
+from mai_app.images.preprocess import to_floats
 from mai_app.models.calibration import balanced_loss, calibrate
 from mai_app.models.checkpoint import BEST, CheckpointInfo, find_checkpoint, load_checkpoint, save_checkpoint
 from mai_app.models.networks import MODELS

@@ -8,8 +8,9 @@ from PIL import Image
 
 from mai_app.config import TIERS, Tier
 from mai_app.data import augment
-from mai_app.data.augment import TIER_SETTINGS, TIER_WORDS, degrade, training_crop, training_stretch
+from mai_app.data.augment import training_crop, training_stretch
 from mai_app.images.decode import SAMPLINGS, DecodedImage, Pixels, decode, encode_jpeg
+from mai_app.images.degrade import TIER_SETTINGS, TIER_WORDS, degrade
 from mai_app.images.preprocess import shrink
 
 DAMAGING: tuple[Tier, ...] = ("q90", "web", "hard")

@@ -10,9 +10,10 @@ from PIL import Image
 
 from mai_app.config import InputMode, Preprocessing
 from mai_app.data.augment import Jpegs
-from mai_app.data.batches import Draw, TrainingImages, draw_epoch, to_floats, training_batches, validation_batches
+from mai_app.data.batches import Draw, TrainingImages, draw_epoch, training_batches, validation_batches
 from mai_app.data.prepare import prepare
 from mai_app.images.decode import Pixels
+from mai_app.images.preprocess import to_floats
 from tests.conftest import picture, write_data_set
 
 LABELS = np.array([0] * 300 + [1] * 100)

@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from mai_app.data.layout import Record, find_images, scan, walk_images
+from mai_app.data.layout import Record, scan
 from mai_app.errors import DataError, ImageError
+from mai_app.images.find import find_images, walk_images
 
 ROOT = Path(__file__).parents[2]
 

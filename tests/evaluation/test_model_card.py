@@ -16,8 +16,8 @@ import pytest
 from mai_app.cli import main, parse
 from mai_app.config import TIERS, EvaluateConfig, TrainConfig
 from mai_app.core import metrics
+from mai_app.core.display import show_interval, show_percent
 from mai_app.evaluation.evaluate import evaluate
-from mai_app.evaluation.html import show_interval, show_percent
 from mai_app.evaluation.model_card import training_flags
 from mai_app.evaluation.model_card_figures import escaped
 from mai_app.evaluation.model_card_text import NETWORKS

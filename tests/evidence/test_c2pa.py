@@ -16,7 +16,7 @@ import pytest
 from mai_app.evidence import c2pa as credentials
 from mai_app.evidence.containers import read_metadata
 from mai_app.evidence.read import read_evidence
-from mai_app.inference.prediction import Evidence
+from mai_app.evidence.statements import Evidence
 from tests.evidence.files import MIME, chain, chunk, png_with, saved, signed, with_xmp, xmp_packet
 
 c2pa: Any = pytest.importorskip("c2pa")

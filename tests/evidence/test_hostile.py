@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from mai_app.evidence import containers, xmp
 from mai_app.evidence.containers import MAX_KEPT, read_metadata
 from mai_app.evidence.read import MAX_STATEMENTS, read_evidence
+from mai_app.evidence.statements import Evidence
 from mai_app.evidence.tiff import exif_texts
 from mai_app.evidence.xmp import xmp_properties
-from mai_app.inference.prediction import Evidence
 from tests.evidence.files import chunk, png_with, saved, signed, with_exif, with_texts, xmp_packet
 
 MIB = 2**20

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mai_app.evidence.read import read_evidence
-from mai_app.inference.prediction import Evidence
+from mai_app.evidence.statements import Evidence
 from tests.evidence.files import IPTC_CODES, MIME, chunk, png_with, saved, with_exif, with_texts, with_xmp, xmp_packet
 
 FORMS = ["JPEG", "PNG", "WEBP"]

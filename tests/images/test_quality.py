@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from mai_app.config import DOUBT_LIMITS, TIERS
-from mai_app.data.augment import degrade
 from mai_app.images.decode import Pixels, decode, encode_jpeg
+from mai_app.images.degrade import degrade
 from mai_app.images.quality import doubt, most_detail
 
 

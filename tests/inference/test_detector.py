@@ -22,11 +22,12 @@ from PIL import Image
 
 import mai_app
 from mai_app.config import PredictConfig, TrainConfig
-from mai_app.data.layout import walk_images
 from mai_app.errors import CheckpointError, ImageError, MaiError, RunError
+from mai_app.evidence.statements import Evidence
 from mai_app.images.decode import encode_jpeg
+from mai_app.images.find import walk_images
 from mai_app.inference.detector import Detector, Judgeable, load
-from mai_app.inference.prediction import Evidence, Format, ImageFacts, Prediction, prediction_of, write_rows
+from mai_app.inference.prediction import Format, ImageFacts, Prediction, prediction_of, write_rows
 from mai_app.models.checkpoint import load_checkpoint
 from tests.conftest import Run, picture
 

@@ -21,17 +21,10 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from mai_app.config import ServeConfig, ServeLimits, Verdict
 from mai_app.errors import ImageError
+from mai_app.evidence.statements import Evidence
 from mai_app.images.decode import decode
 from mai_app.inference.detector import load
-from mai_app.inference.prediction import (
-    COLUMNS,
-    Evidence,
-    ImageFacts,
-    ModelFacts,
-    Prediction,
-    prediction_of,
-    write_rows,
-)
+from mai_app.inference.prediction import COLUMNS, ImageFacts, ModelFacts, Prediction, prediction_of, write_rows
 from mai_app.serve.api import create_app
 from mai_app.serve.backend import Backend, BusyError, Files, Judged
 from mai_app.serve.server import local_backend
