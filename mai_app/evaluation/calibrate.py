@@ -16,9 +16,10 @@ from mai_app.core.log import say
 from mai_app.errors import CheckpointError, DataError
 from mai_app.evaluation.score import open_images, score
 from mai_app.inference.detector import Detector
-from mai_app.models import shipped
-from mai_app.models.calibration import calibrate_tiers
-from mai_app.models.checkpoint import BEST, Calibration, find_checkpoint, load_checkpoint, save_checkpoint
+from mai_app.models import registry
+from mai_app.models.calibration import Calibration, calibrate_tiers
+from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
+from mai_app.models.registry import BEST, find_checkpoint
 
 FOLDER: Final = "calibration"
 """Name of the folder of the scores, beside the checkpoint."""
@@ -33,7 +34,7 @@ def recalibrate(config: CalibrateConfig) -> tuple[Path, Calibration]:
     Raises CheckpointError and DataError for what can't be calibrated, or not on so few images.
     """
     path = find_checkpoint(config.model, config.runs)
-    if path.parent == shipped.FOLDER:
+    if path.parent == registry.FOLDER:
         raise CheckpointError(
             f"{path}: comes with MAI and stays as it is; copy it to {config.runs / 'mine' / BEST}, "
             f"and calibrate that with --model mine"

@@ -25,8 +25,9 @@ from mai_app.evaluation.report import Curves, html_page
 from mai_app.evaluation.score import Row, open_images, score, scores_of, verdicts_of
 from mai_app.images.degrade import TIER_WORDS
 from mai_app.inference.detector import Detector
-from mai_app.models import shipped
-from mai_app.models.checkpoint import find_checkpoint, load_checkpoint
+from mai_app.models import registry
+from mai_app.models.checkpoint import load_checkpoint
+from mai_app.models.registry import find_checkpoint
 
 GROUPS: Final = (("kind", 0), ("source", 0), ("generator", 1), ("source", 1))
 """Groups that are counted apart: by which column, in which class."""
@@ -42,7 +43,7 @@ def evaluate(config: EvaluateConfig, note: str = "") -> dict[str, Any]:
     path = find_checkpoint(config.model, config.runs)
     detector = Detector(load_checkpoint(path), choose_device(config.device))
     # The folder of the models that come with MAI is none to write in.
-    home = config.runs / path.stem if path.parent == shipped.FOLDER else path.parent
+    home = config.runs / path.stem if path.parent == registry.FOLDER else path.parent
     out = config.out or home / f"report-{config.split}"
     images = open_images(config.data, config.split, config.prepared)
     rows = score(detector, images, config.split, config.workers, out / "scores.jsonl")

@@ -13,8 +13,8 @@ from mai_app.core.files import write_text
 from mai_app.errors import CheckpointError, DataError
 from mai_app.evaluation.model_card_figures import Report, data_name, escaped, figures, table
 from mai_app.evaluation.model_card_text import HEAD, LIMITS, NETWORKS, USE, WHAT
-from mai_app.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from mai_app.models.shipped import name_of
+from mai_app.models.checkpoint import Checkpoint, load_checkpoint
+from mai_app.models.registry import find_checkpoint, name_of
 
 KEYS: Final = {
     "mai_version",

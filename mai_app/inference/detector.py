@@ -1,7 +1,7 @@
 """From image files to predictions, in a stream: a row a file, in order, whatever is wrong with some of them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +19,8 @@ from mai_app.images.decode import Pixels, decode, read_file
 from mai_app.images.preprocess import input_notes, to_floats, to_inputs
 from mai_app.images.quality import doubt
 from mai_app.inference.prediction import ImageFacts, ModelFacts, Prediction, model_facts
-from mai_app.models.calibration import sigmoid
-from mai_app.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from mai_app.models.shipped import name_of
+from mai_app.models.checkpoint import Checkpoint, load_checkpoint
+from mai_app.models.registry import find_checkpoint, name_of
 
 Judgeable = str | Path | tuple[str, bytes] | ImageError
 """A file's path, or a name with a file's bytes; an ImageError becomes the row that reports it."""
@@ -52,7 +51,7 @@ class Detector:
     @property
     def facts(self) -> ModelFacts:
         """What there is to know of the model."""
-        return model_facts(name_of(self.checkpoint.path), self.checkpoint.sha256, asdict(self.info))
+        return model_facts(name_of(self.checkpoint.path), self.checkpoint.sha256, self.info)
 
     def predict(
         self, images: str | Path | Iterable[Judgeable], batch_size: int = 32, workers: int = 2, evidence: bool = False
@@ -90,11 +89,11 @@ class Detector:
 
     def p_synthetic(self, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Calibrated scores (n,) in [0, 1] of logits (n,); a Prediction shows them clipped to SHOWN_SCORES."""
-        return sigmoid(logits / self.info.calibration.temperature)
+        return self.info.calibration.scores(logits)
 
     def verdict(self, p_synthetic: float, doubt: str | None) -> Verdict:
         """The verdict on an image of this unclipped score: unsure, whatever the score, where there is doubt."""
-        return "unsure" if doubt else self.info.calibration.verdict(p_synthetic)
+        return self.info.calibration.verdict(p_synthetic, doubt)
 
     def _read(self, evidence: bool, image: Judgeable) -> _Seen:
         try:

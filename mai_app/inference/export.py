@@ -16,9 +16,8 @@ from mai_app import __version__
 from mai_app.config import CLASSES, SHOWN_SCORES, ExportConfig
 from mai_app.core.files import write_bytes
 from mai_app.errors import MaiError
-from mai_app.models.calibration import sigmoid
-from mai_app.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from mai_app.models.shipped import name_of
+from mai_app.models.checkpoint import Checkpoint, load_checkpoint
+from mai_app.models.registry import find_checkpoint, name_of
 
 OPSET: Final = 18
 """The version of ONNX's operators: the oldest that the exporter writes, so that most run-times take it."""
@@ -193,7 +192,7 @@ def _differences(
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    temperature = checkpoint.info.calibration.temperature
+    scored = checkpoint.info.calibration.scores
     logits, scores = [], []
     images = _images()
     for count, height, width in sizes:
@@ -202,7 +201,7 @@ def _differences(
             ours = checkpoint.network(pixels).double().numpy()
         theirs = session.run(["logits"], {"pixels": pixels.numpy()})[0].astype(np.float64)
         logits.append(np.abs(ours - theirs))
-        scores.append(np.abs(sigmoid(ours / temperature) - sigmoid(theirs / temperature)))
+        scores.append(np.abs(scored(ours) - scored(theirs)))
     return float(np.concatenate(logits).max()), float(np.concatenate(scores).max())
 
 

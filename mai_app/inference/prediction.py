@@ -8,6 +8,7 @@ from typing import IO, Any, Final, Literal
 
 from mai_app.config import Verdict
 from mai_app.evidence.statements import Evidence
+from mai_app.models.description import CheckpointInfo
 
 Format = Literal["table", "json", "jsonl", "csv"]
 
@@ -88,22 +89,22 @@ class Prediction:
     """Why the file could not be judged; then p_synthetic and verdict are None."""
 
 
-def model_facts(name: str, sha256: str, document: Mapping[str, Any]) -> ModelFacts:
-    """The facts of a checkpoint from what its file says about itself; raises KeyError for what it does not say."""
-    fit = document["calibration"]
+def model_facts(name: str, sha256: str, info: CheckpointInfo) -> ModelFacts:
+    """The facts of a checkpoint from its file's hash and what it says about itself."""
+    fit = info.calibration
     return ModelFacts(
         name=name,
-        network=document["model"],
+        network=info.model,
         version=sha256[:12],
         sha256=sha256,
-        trained_on=document["data"],
-        threshold=round(fit["threshold"], 6),
-        unsure_low=round(fit["unsure_low"], 6),
-        unsure_high=round(fit["unsure_high"], 6),
-        calibrated_on=fit.get("data", ""),
-        authentic_images=fit["authentic_images"],
-        synthetic_images=fit["synthetic_images"],
-        tiers=fit.get("tiers", {}),
+        trained_on=info.data,
+        threshold=round(fit.threshold, 6),
+        unsure_low=round(fit.unsure_low, 6),
+        unsure_high=round(fit.unsure_high, 6),
+        calibrated_on=fit.data,
+        authentic_images=fit.authentic_images,
+        synthetic_images=fit.synthetic_images,
+        tiers={tier: asdict(rates) for tier, rates in fit.tiers.items()},
     )
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from mai_app.core.log import say
 from mai_app.errors import CheckpointError
 from mai_app.inference.detector import Detector, load
-from mai_app.models.checkpoint import find_checkpoint
-from mai_app.models.shipped import name_of
+from mai_app.models.registry import find_checkpoint, name_of
 
 
 class LiveDetector:

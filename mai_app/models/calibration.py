@@ -1,16 +1,70 @@
-"""From validation logits to a calibration: temperature, threshold at a false positive ceiling, unsure band."""
+"""From logits to scores and verdicts, and how that calibration is fitted on validation logits.
+
+A calibration is a temperature, a threshold at a false positive ceiling and an unsure band. Training, evaluation,
+prediction and export all take scores and verdicts from here.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from mai_app.config import FPR_CEILING, UNSURE_ACCURACY, UNSURE_MIN_IMAGES
-from mai_app.models.checkpoint import Calibration, TierRates
+from mai_app.config import FPR_CEILING, UNSURE_ACCURACY, UNSURE_MIN_IMAGES, Verdict
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TierRates:
+    """What a calibration comes to in one tier, on the images that it was fitted on."""
+
+    images: int
+    """Images judged, of both classes."""
+    fpr: float
+    """Share of the authentic images called synthetic at the threshold."""
+    tpr: float
+    """Share of the synthetic images called synthetic at the threshold."""
+    unsure: float
+    """Share of the images whose verdict is unsure."""
+    right: float | None
+    """Share of the verdicts given that are right, the classes counting alike; None where none is given."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a logit becomes a score and a score a verdict; fitted on validation images, stored with the weights."""
+
+    temperature: float
+    """p_synthetic = sigmoid(logit / temperature)."""
+    threshold: float
+    """p_synthetic from here on counts as synthetic where a yes or no is needed."""
+    unsure_low: float
+    """Verdict authentic below this score."""
+    unsure_high: float
+    """Verdict synthetic above this score; between the two, unsure."""
+    authentic_images: int
+    """Authentic images it was fitted on."""
+    synthetic_images: int
+    """Synthetic images it was fitted on."""
+    data: str = ""
+    """Name of the data set on whose val part it was fitted; empty: the one trained on, in training."""
+    tiers: Mapping[str, TierRates] = field(default_factory=dict)
+    """By tier, what it comes to; empty: fitted in training, on windows of undamaged images alone."""
+
+    def scores(self, logits: Floats) -> Floats:
+        """Scores p_synthetic in [0, 1] of logits, of the same shape; not clipped to config.SHOWN_SCORES."""
+        return sigmoid(logits / self.temperature)
+
+    def verdict(self, p_synthetic: float, unjudgeable: str | None = None) -> Verdict:
+        """The verdict of an unclipped score: unsure, whatever the score, where there is a reason not to judge."""
+        if unjudgeable:
+            return "unsure"
+        if p_synthetic < self.unsure_low:
+            return "authentic"
+        return "synthetic" if p_synthetic > self.unsure_high else "unsure"
 
 
 def sigmoid(x: Floats) -> Floats:
@@ -120,7 +174,7 @@ def _count_above(scores: Floats, edges: Floats) -> Ints:
 
 def _rates(fit: Calibration, logits: Floats, labels: Ints, doubted: Bools) -> TierRates:
     """What a calibration comes to on the images (n,) of a tier."""
-    scores = sigmoid(logits / fit.temperature)
+    scores = fit.scores(logits)
     called = scores >= fit.threshold
     low, high = ~doubted & (scores < fit.unsure_low), ~doubted & (scores > fit.unsure_high)
     given = low | high

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import nn
 
-from mai_app.config import IMAGE_SIZE, ModelName
+from mai_app.config import IMAGE_SIZE
 
 
 class MaiCNN(nn.Module):
@@ -109,7 +109,7 @@ def _backbone(name: str) -> nn.Module:
     return Backbone(name)
 
 
-MODELS: Final[dict[ModelName, Callable[[], nn.Module]]] = {
+MODELS: Final[dict[str, Callable[[], nn.Module]]] = {
     "baseline": MaiCNN,
     "traces": TraceNet,
     "resnet18": partial(_backbone, "resnet18"),

@@ -1,22 +1,67 @@
-"""Which models can be named with --model: the runs and those that come with MAI, told from their files' headers."""
+"""All models that can be named: those that come with MAI and those of the runs; where they are and what they are."""
 
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import safetensors
+from typing import Final, Literal
 
 from mai_app.config import SHIPPED
 from mai_app.core.display import show_name, show_percent
-from mai_app.errors import CheckpointError
-from mai_app.models.shipped import shipped_models, trained_runs
+from mai_app.errors import CheckpointError, ModelNameError
+from mai_app.models.description import read_description
+
+FOLDER: Final = Path(__file__).with_name("weights")
+"""The checkpoints that come with the package, NAME.safetensors each."""
+BEST: Final = "best.safetensors"
+"""Name of the checkpoint in a run's folder that is meant for use."""
+
+
+def shipped_models() -> dict[str, Path]:
+    """The checkpoints that come with the package, by name; none where its folder is empty or missing."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.safetensors"))}
+
+
+def trained_runs(runs: Path) -> dict[str, Path]:
+    """The runs' checkpoints by the run's name, the one trained last at the end."""
+    return {path.parent.name: path for path in sorted(runs.glob(f"*/{BEST}"), key=lambda p: p.stat().st_mtime)}
+
+
+def name_of(path: Path) -> str:
+    """What a checkpoint is called: by its run's folder, or, for any other file, by itself."""
+    return path.absolute().parent.name if path.name == BEST else path.stem
+
+
+def find_checkpoint(name: str, runs: Path) -> Path:
+    """The checkpoint that a user means: a file, a run's folder, or else the name of a run or of a shipped model.
+
+    For "" it is the run trained last, or, where there is none, the shipped model that config.SHIPPED names.
+
+    Raises CheckpointError that lists what there is.
+    """
+    there, come_with = trained_runs(runs), shipped_models()
+    if not name:
+        if there:
+            return list(there.values())[-1]
+        if SHIPPED in come_with:
+            return come_with[SHIPPED]
+        raise CheckpointError(
+            f"no trained model in {runs}/; train one with `mai train`, or name a file with --model; "
+            f"shipped models = {list(come_with)}"
+        )
+    named = [models[name] for models in (there, come_with) if name in models]
+    candidates = [Path(name), Path(name) / BEST, *named]
+    try:
+        return next(path for path in candidates if path.is_file())
+    except OSError as error:  # a name too long, or in a closed folder
+        raise CheckpointError(f"model {name!r} can't be read ({error.strerror})") from None
+    except StopIteration:
+        raise ModelNameError(
+            f"model {name!r} not found; available runs in {runs}/ = {list(there)}, shipped models = {list(come_with)}"
+        ) from None
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedModel:
     """A model that can be named, as far as its file tells without loading it; what it does not tell is None."""
 
     name: str
@@ -24,10 +69,10 @@ class Listed:
     kind: Literal["run", "shipped"]
     path: str
     """The checkpoint's file."""
-    bytes: int | None
-    version: str | None
+    bytes: int | None = None
+    version: str | None = None
     """Names weights and calibration: the first 12 digits of the file's SHA-256."""
-    default: bool
+    default: bool = False
     """Whether it is the one that is used where none is named."""
     model: str | None = None
     """Name of the network."""
@@ -43,7 +88,7 @@ class Listed:
     """Why the file can't be used."""
 
 
-def list_models(runs: Path) -> list[Listed]:
+def list_models(runs: Path) -> list[ListedModel]:
     """All models that --model knows by name, the shipped ones first and the run trained last at the end.
 
     A file that can't be read is a row with its error. torch is not needed: the weights are hashed and not loaded.
@@ -55,7 +100,7 @@ def list_models(runs: Path) -> list[Listed]:
     return rows + [_listed(name, "run", path, name == default) for name, path in there.items()]
 
 
-def table(models: Iterable[Listed], runs: Path) -> str:
+def table(models: Iterable[ListedModel], runs: Path) -> str:
     """A line a model, the one that is used where none is named marked."""
     rows: list[tuple[str, ...]] = [
         ("  name", "kind", "network", "version", "trained on", "size", "epoch", "FPR, worst tier")
@@ -83,45 +128,23 @@ def table(models: Iterable[Listed], runs: Path) -> str:
     return "\n".join(lines)
 
 
-def _listed(name: str, kind: Literal["run", "shipped"], path: Path, default: bool) -> Listed:
-    size = version = None
+def _listed(name: str, kind: Literal["run", "shipped"], path: Path, default: bool) -> ListedModel:
     try:
-        with path.open("rb") as stream:
-            version = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
-        size = path.stat().st_size
-        facts = _description(path)
-        rates = {tier: float(rate["fpr"]) for tier, rate in facts["calibration"].get("tiers", {}).items()}
-        worst = max(rates, key=lambda tier: rates[tier], default=None)
-        return Listed(
-            name=name,
-            kind=kind,
-            path=str(path),
-            bytes=size,
-            version=version,
-            default=default,
-            model=str(facts["model"]),
-            trained_on=str(facts["data"]),
-            epoch=int(facts["epoch"]),
-            worst_tier=worst,
-            worst_fpr=None if worst is None else rates[worst],
-        )
+        found = read_description(path)
     except CheckpointError as error:
-        reason = str(error)
-    except OSError as error:
-        reason = f"can't be read ({error.strerror})"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"its description is damaged ({error})"
-    return Listed(name, kind, str(path), size, version, default, error=reason)
-
-
-def _description(path: Path) -> dict[str, Any]:
-    """What a checkpoint says about itself, unchecked; raises CheckpointError, with the reason alone, if it is none."""
-    try:
-        with safetensors.safe_open(path, "np") as opened:
-            document = (opened.metadata() or {}).get("mai")
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"truncated, or no safetensors file ({error})") from None
-    if document is None:
-        raise CheckpointError("holds weights, but not MAI's")
-    facts: dict[str, Any] = json.loads(document)
-    return facts
+        return ListedModel(name, kind, str(path), default=default, error=str(error).removeprefix(f"{path}: "))
+    rates = {tier: rate.fpr for tier, rate in found.info.calibration.tiers.items()}
+    worst = max(rates, key=lambda tier: rates[tier], default=None)
+    return ListedModel(
+        name=name,
+        kind=kind,
+        path=str(path),
+        bytes=found.bytes,
+        version=found.sha256[:12],
+        default=default,
+        model=found.info.model,
+        trained_on=found.info.data,
+        epoch=found.info.epoch,
+        worst_tier=worst,
+        worst_fpr=None if worst is None else rates[worst],
+    )

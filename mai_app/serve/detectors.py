@@ -1,22 +1,16 @@
 """The models that this machine can judge with: their facts from their files' heads, and the few that are loaded."""
 
-import hashlib
-import json
 from collections import OrderedDict
-from functools import lru_cache
 from pathlib import Path
 from typing import Final
-
-import safetensors
 
 from mai_app.config import ServeConfig
 from mai_app.errors import CheckpointError, ModelNameError
 from mai_app.inference.detector import Detector
 from mai_app.inference.prediction import ModelFacts, model_facts
 from mai_app.inference.reload import LiveDetector
-from mai_app.models.checkpoint import FORMAT_VERSION, find_checkpoint
-from mai_app.models.networks import MODELS
-from mai_app.models.shipped import name_of, shipped_models, trained_runs
+from mai_app.models.description import read_description
+from mai_app.models.registry import find_checkpoint, name_of, shipped_models, trained_runs
 from mai_app.serve.backend import MODEL_NAME
 
 LOADED: Final = 4
@@ -77,22 +71,7 @@ def _paths(config: ServeConfig) -> dict[str, Path]:
 def _facts(path: Path) -> ModelFacts | None:
     """A checkpoint's facts; None for a file that can't be used."""
     try:
-        stat = path.stat()
-        return _facts_of(path, stat.st_mtime_ns, stat.st_size)
-    except (OSError, CheckpointError):
+        found = read_description(path)
+    except CheckpointError:
         return None
-
-
-@lru_cache(maxsize=256)
-def _facts_of(path: Path, modified: int, size: int) -> ModelFacts:  # noqa: ARG001 - they are the cache's key
-    """The facts of a file as it was at that time: the sum of a large file takes a second."""
-    try:
-        with safetensors.safe_open(path, "np") as opened:
-            document = json.loads((opened.metadata() or {})["mai"])
-        if document["format_version"] > FORMAT_VERSION or document["model"] not in MODELS:
-            raise CheckpointError(f"{path}: of another MAI")
-        with path.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        return model_facts(name_of(path), sha256, document)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: can't be used ({error})") from None
+    return model_facts(name_of(path), found.sha256, found.info)

@@ -30,8 +30,10 @@ from mai_app.data.prepared import PreparedSet
 from mai_app.errors import DataError, RunError
 from mai_app.images.preprocess import to_floats
 from mai_app.models.calibration import balanced_loss, calibrate
-from mai_app.models.checkpoint import BEST, CheckpointInfo, find_checkpoint, load_checkpoint, save_checkpoint
+from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
+from mai_app.models.description import CheckpointInfo
 from mai_app.models.networks import MODELS
+from mai_app.models.registry import BEST, find_checkpoint
 from mai_app.training.distributed import Group, check_processes, processes
 from mai_app.training.optim import follow, learning_rate, make_optimizer
 from mai_app.training.run_folder import check_settings, keep_metrics, load_state, settings

@@ -21,8 +21,8 @@ from mai_app.evaluation import calibrate as module
 from mai_app.evaluation.calibrate import recalibrate, text_table
 from mai_app.evaluation.evaluate import evaluate
 from mai_app.evaluation.score import Row, score
-from mai_app.models import shipped
-from mai_app.models.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
+from mai_app.models.checkpoint import Checkpoint, load_checkpoint
+from mai_app.models.registry import BEST, find_checkpoint
 from tests.conftest import picture, write_data_set
 
 COUNT = 24
@@ -174,7 +174,7 @@ def saved_with(checkpoint: Checkpoint, bias: float, path: Path) -> bytes:
 def test_what_comes_with_mai_is_not_written_to(
     photos: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "weights")
+    monkeypatch.setattr("mai_app.models.registry.FOLDER", tmp_path / "weights")
     (tmp_path / "weights").mkdir()
     model = tmp_path / "weights" / "model.safetensors"
     model.write_bytes((calibrated / BEST).read_bytes())

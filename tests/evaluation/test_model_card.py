@@ -21,8 +21,10 @@ from mai_app.evaluation.evaluate import evaluate
 from mai_app.evaluation.model_card import training_flags
 from mai_app.evaluation.model_card_figures import escaped
 from mai_app.evaluation.model_card_text import NETWORKS
-from mai_app.models.checkpoint import BEST, TierRates, load_checkpoint, save_checkpoint
+from mai_app.models.calibration import TierRates
+from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
 from mai_app.models.networks import MODELS
+from mai_app.models.registry import BEST
 from mai_app.training.run_folder import settings
 from tests.conftest import Run, write_data_set
 

@@ -449,7 +449,7 @@ def run_main(
         return code, captured.out, captured.err
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mai_app.models.shipped.FOLDER", tmp_path / "weights")  # no model comes with MAI
+    monkeypatch.setattr("mai_app.models.registry.FOLDER", tmp_path / "weights")  # no model comes with MAI
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b" \n\n")))
     return run
 

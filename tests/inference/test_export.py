@@ -19,8 +19,9 @@ from mai_app.config import ExportConfig
 from mai_app.errors import MaiError
 from mai_app.inference.detector import load
 from mai_app.inference.export import Exported, export, metadata, summary
-from mai_app.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
+from mai_app.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mai_app.models.networks import MODELS
+from mai_app.models.registry import find_checkpoint
 from tests.conftest import picture
 
 TOOLS = ("onnx", "onnxruntime", "onnxscript")
@@ -196,7 +197,7 @@ def other(folder: Path, name: str) -> Checkpoint:
     """A checkpoint of another network, with random weights that give logits of both signs."""
     shipped = load_checkpoint(find_checkpoint("traces", Path("none")))
     torch.manual_seed(0)
-    save_checkpoint(folder / "r.safetensors", MODELS[name](), replace(shipped.info, model=name))  # type: ignore[index]
+    save_checkpoint(folder / "r.safetensors", MODELS[name](), replace(shipped.info, model=name))
     return load_checkpoint(folder / "r.safetensors")
 
 

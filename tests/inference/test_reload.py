@@ -16,7 +16,7 @@ from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
 def test_it_waits_for_weights_follows_them_and_keeps_what_works(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mai_app.models.shipped.FOLDER", tmp_path / "weights")  # no model comes with MAI
+    monkeypatch.setattr("mai_app.models.registry.FOLDER", tmp_path / "weights")  # no model comes with MAI
     refreshed: list[int] = []
     live = LiveDetector("", tmp_path, 0, lambda: refreshed.append(1))
     with pytest.raises(CheckpointError, match="no trained model"):
@@ -56,7 +56,7 @@ def test_a_shipped_model_serves_until_there_is_a_run(
     shipped = tmp_path / "weights" / f"{SHIPPED}.safetensors"
     shipped.parent.mkdir()
     shutil.copy(trained_run / "best.safetensors", shipped)
-    monkeypatch.setattr("mai_app.models.shipped.FOLDER", shipped.parent)
+    monkeypatch.setattr("mai_app.models.registry.FOLDER", shipped.parent)
     live = LiveDetector("", tmp_path / "runs", 0)
     assert live.detector().checkpoint.path == shipped
     assert capsys.readouterr().err.startswith(f"{SHIPPED}: weights ")

@@ -7,8 +7,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from mai_app.config import FPR_CEILING, UNSURE_ACCURACY, UNSURE_MIN_IMAGES
-from mai_app.models.calibration import balanced_loss, calibrate, calibrate_tiers, sigmoid
-from mai_app.models.checkpoint import Calibration
+from mai_app.models.calibration import Calibration, balanced_loss, calibrate, calibrate_tiers, sigmoid
 
 
 def logits_of(distance: float, n: int, seed: int = 0, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -18,17 +18,11 @@ from torch import nn
 
 from mai_app.config import Preprocessing
 from mai_app.errors import CheckpointError
-from mai_app.models.checkpoint import (
-    BEST,
-    FORMAT_VERSION,
-    Calibration,
-    CheckpointInfo,
-    TierRates,
-    find_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from mai_app.models.calibration import Calibration, TierRates
+from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
+from mai_app.models.description import FORMAT_VERSION, CheckpointInfo
 from mai_app.models.networks import MODELS, MaiCNN
+from mai_app.models.registry import BEST, find_checkpoint
 
 INFO = CheckpointInfo(
     model="baseline",
@@ -303,7 +297,7 @@ def test_a_folder_of_the_runs_name_does_not_hide_the_run(tmp_path: Path, monkeyp
 
 
 def test_what_is_not_found_is_answered_with_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mai_app.models.shipped.FOLDER", tmp_path / "weights")  # no model comes with MAI
+    monkeypatch.setattr("mai_app.models.registry.FOLDER", tmp_path / "weights")  # no model comes with MAI
     make_runs(tmp_path / "runs", "zebra", "antelope")
     for name in ("lion", str(tmp_path / "runs"), str(tmp_path / "missing.safetensors")):
         with pytest.raises(CheckpointError) as caught:

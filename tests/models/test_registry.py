@@ -16,8 +16,9 @@ from mai_app import load
 from mai_app.cli import main
 from mai_app.config import SHIPPED
 from mai_app.errors import CheckpointError
-from mai_app.models.checkpoint import BEST, TierRates, find_checkpoint, load_checkpoint, save_checkpoint
-from mai_app.models.registry import list_models, table
+from mai_app.models.calibration import TierRates
+from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
+from mai_app.models.registry import BEST, find_checkpoint, list_models, table
 from tests.conftest import picture
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the shipped models, empty at first, in place of the package's."""
     folder = tmp_path / "weights"
     folder.mkdir()
-    monkeypatch.setattr("mai_app.models.shipped.FOLDER", folder)
+    monkeypatch.setattr("mai_app.models.registry.FOLDER", folder)
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -126,7 +127,7 @@ def test_weights_of_others_and_damaged_descriptions_are_rows(trained_run: Path, 
         (weights / f"{name}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     (weights / "folder.safetensors").mkdir()
     errors = {model.name: model.error or "" for model in list_models(Path("runs"))}
-    assert errors["foreign"] == "holds weights, but not MAI's"
+    assert errors["foreign"].startswith("holds weights, but not MAI's; ")
     assert errors["damaged"].startswith("its description is damaged (")
     assert errors["folder"].startswith("can't be read (")
 

@@ -25,7 +25,7 @@ import uvicorn
 from mai_app.config import SHIPPED, ServeConfig, ServeLimits
 from mai_app.errors import CheckpointError, MaiError, ModelNameError
 from mai_app.inference.detector import Detector, load
-from mai_app.models.shipped import shipped_models
+from mai_app.models.registry import shipped_models
 from mai_app.serve.api import create_app
 from mai_app.serve.backend import BusyError, Files
 from mai_app.serve.detectors import LOADED, Detectors, known_models

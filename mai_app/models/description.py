@@ -1,0 +1,121 @@
+"""What a checkpoint's file says about itself, as JSON in its header: read and checked without torch or the weights."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import safetensors
+
+from mai_app.config import IMAGE_SIZE, InputMode, ModelName, Preprocessing
+from mai_app.errors import CheckpointError
+from mai_app.models.calibration import Calibration, TierRates
+
+FORMAT_VERSION: Final = 2
+"""2 added what a calibration says of the tiers; files of 1 are read."""
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says about itself."""
+
+    model: str
+    """Name of the network."""
+    mai_version: str
+    """Version of MAI that trained it."""
+    preprocessing: Preprocessing
+    calibration: Calibration
+    data: str
+    """Name of the data set's folder."""
+    data_fingerprint: str
+    """SHA-256 that names the images and labels it was trained on."""
+    epoch: int
+    """Epochs of training behind these weights."""
+    val_loss: float
+    """Mean binary cross-entropy on the validation images, per class and then averaged."""
+    training: Mapping[str, Any]
+    """The settings that shaped the weights."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of a checkpoint's file without loading its weights."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    info: CheckpointInfo
+
+
+def read_description(path: Path) -> Description:
+    """Describe a checkpoint's file; raises CheckpointError, naming the file, for one that can't be used."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
+    return _read_unchanged(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _read_unchanged(path: Path, modified: int, size: int) -> Description:  # noqa: ARG001 - part of the cache's key
+    """The description of a file as it was at that time: hashing a large file takes a second."""
+    try:
+        with path.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        with safetensors.safe_open(path, "np") as opened:
+            document = (opened.metadata() or {}).get("mai")
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path}: truncated, or no safetensors file ({error}); copy or train it anew") from None
+    return Description(path, size, sha256, parse_info(path, document))
+
+
+def info_document(info: CheckpointInfo) -> str:
+    """The JSON text that a checkpoint's header holds; equal content gives equal text."""
+    return json.dumps({"format_version": FORMAT_VERSION, **asdict(info)}, sort_keys=True)
+
+
+def parse_info(path: Path, document: str | None) -> CheckpointInfo:
+    """The info in a header's JSON text; raises CheckpointError, naming the file, if it is foreign, new or damaged."""
+    if document is None:
+        raise CheckpointError(f"{path}: holds weights, but not MAI's; a MAI checkpoint comes from `mai train`")
+    try:
+        facts = json.loads(document)
+        version = facts.pop("format_version")
+        if version > FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path}: written by a newer MAI ({facts.get('mai_version')}, format {version}; this one reads up to "
+                f"{FORMAT_VERSION}); update MAI"
+            )
+        facts["preprocessing"] = Preprocessing(**facts["preprocessing"])
+        fit = facts["calibration"]
+        rates = {tier: TierRates(**values) for tier, values in fit.pop("tiers", {}).items()}  # none in format 1
+        facts["calibration"] = Calibration(**fit, tiers=rates)
+        info = CheckpointInfo(**{f.name: facts[f.name] for f in fields(CheckpointInfo)})
+        _check(info)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its description is damaged ({error}); copy or train it anew") from None
+    if info.model not in get_args(ModelName):
+        available = sorted(get_args(ModelName))
+        raise CheckpointError(f"{path}: model {info.model!r} not found; available models = {available}")
+    return info
+
+
+def _check(info: CheckpointInfo) -> None:
+    """Raise ValueError or TypeError for what would only fail, or mislead, at the first image."""
+    if not isinstance(info.model, str):
+        raise TypeError(f"model {info.model!r}")
+    how = info.preprocessing
+    if how.input not in get_args(InputMode) or how.size != IMAGE_SIZE or how.crops < 1 or how.longest < 0:
+        raise ValueError(str(how))
+    fit = info.calibration
+    if not (fit.temperature > 0 and 0 <= fit.unsure_low <= fit.threshold <= fit.unsure_high <= 1):
+        raise ValueError(str(fit))
+    for tier, rates in fit.tiers.items():
+        shares = [rates.fpr, rates.tpr, rates.unsure, *([] if rates.right is None else [rates.right])]
+        if not all(0 <= share <= 1 for share in shares):
+            raise ValueError(f"{tier}: {rates}")
