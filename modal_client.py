@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import modal
+from mai_app.inference.output import chosen_format, show_predictions, show_report, show_scan, show_sweep
 from modal.exception import AuthError, NotFoundError
 
 import modal_app
@@ -28,7 +29,6 @@ from mai_app.core.log import say
 from mai_app.data.sources import SOURCES
 from mai_app.errors import ImageError, MaiError
 from mai_app.images.find import find_images
-from mai_app.inference.output import chosen_format, show_predictions, show_report, show_scan, show_sweep
 from mai_app.inference.prediction import Prediction, prediction_of
 from mai_app.inference.scan import list_files, read_item
 from mai_app.inference.scan import scan as scan_here

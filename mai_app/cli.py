@@ -1,17 +1,18 @@
-"""The `mai` command: reads the command line, calls what does the work, shows the result."""
+"""The `mai` command: one table of commands, from which come parser, help, docs and work, here and on Modal."""
 
+import difflib
+import importlib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
-
-import tyro
+from typing import Any, Final, cast
 
 from mai_app import __version__
 from mai_app.config import (
+    RECIPES,
     TEST_IMAGES,
     AuditConfig,
     CalibrateConfig,
@@ -28,11 +29,7 @@ from mai_app.config import (
     TrainConfig,
     TwinsConfig,
 )
-from mai_app.errors import ImageError, MaiError
-from mai_app.inference.output import chosen_format, show_predictions, show_report, show_scan, show_sweep
-
-if TYPE_CHECKING:
-    from mai_app.inference.scan import Chunk
+from mai_app.errors import MaiError
 
 Config = (
     PrepareConfig
@@ -55,27 +52,24 @@ DESCRIPTION: Final = (
     "MAI, the Multilayer Authenticity Identifier: tells synthetic (AI-made) images from authentic ones. "
     "Scores run from 0.01 (authentic) to 0.99 (synthetic); no score is a proof."
 )
-
-_Command = (
-    Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]
-    | Annotated[AuditConfig, tyro.conf.subcommand("audit")]
-    | Annotated[TwinsConfig, tyro.conf.subcommand("twins")]
-    | Annotated[TrainConfig, tyro.conf.subcommand("train")]
-    | Annotated[SweepConfig, tyro.conf.subcommand("sweep")]
-    | Annotated[CalibrateConfig, tyro.conf.subcommand("calibrate")]
-    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
-    | Annotated[PredictConfig, tyro.conf.subcommand("predict")]
-    | Annotated[ScanConfig, tyro.conf.subcommand("scan")]
-    | Annotated[ServeConfig, tyro.conf.subcommand("serve")]
-    | Annotated[ExportConfig, tyro.conf.subcommand("export")]
-    | Annotated[ModelsConfig, tyro.conf.subcommand("models")]
-    | Annotated[CardConfig, tyro.conf.subcommand("card")]
-    | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
-)
+OLD_FLAGS: Final = {"--json": "json", "--jsonl": "jsonl", "--csv": "csv"}
+"""Flags of version 0.1 that --format has replaced, and its value that does the same."""
 
 
-def main(arguments: Sequence[str] | None = None, work: Callable[[Config], int] | None = None) -> int:
-    """Run one command, here unless `work` does it elsewhere; returns the exit code."""
+@dataclass(frozen=True)
+class Command:
+    """One command: its options, its work on this machine, and its side of Modal where it has one."""
+
+    config: type[Any]
+    """Dataclass whose fields are the options and whose docstring is the help."""
+    work: Callable[[Any], int]
+    """Does it here and returns the exit code. Imports what it needs itself: torch takes seconds, --help needs none."""
+    on_modal: str = ""
+    """Name of the function in modal_client.py that does it there; empty: it runs on this machine only."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code; `arguments` are those of the process by default."""
     # Names of files that are not UTF-8 are shown, and are valid JSON, with escapes.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -84,25 +78,78 @@ def main(arguments: Sequence[str] | None = None, work: Callable[[Config], int] |
     if words == ["--version"]:
         print(f"mai {__version__}")
         return 0
-    return run(parse(words), work or run_here)
+    if words in (["--help"], ["-h"]):
+        print(overview())
+        return 0
+    return run(lambda: dispatch(parse(words)))
 
 
-def parse(arguments: Sequence[str], program: str = "mai") -> Config:
-    """The command line as a config; ends the process with code 2, and says why, if it is wrong."""
-    config: Config = tyro.cli(
-        _Command,
-        prog=program,
-        description=DESCRIPTION,
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
+def overview() -> str:
+    """What `mai --help` prints: a line a command."""
+    summaries = {name: (command.config.__doc__ or "").partition("\n")[0] for name, command in COMMANDS.items()}
+    lines = [f"  {name:<10} {summary}" for name, summary in summaries.items()]
+    options = "  --help     Show this, or with a command its options.\n  --version  Show the version."
+    return "\n".join(
+        ["usage: mai COMMAND [options]", "", DESCRIPTION, "", "commands:", *lines, "", "options:", options]
     )
-    return config
 
 
-def run(config: Config, work: Callable[[Config], int]) -> int:
+def parse(arguments: Sequence[str]) -> Config:
+    """The command line as a config; ends the process with code 2, and says why, if it is wrong.
+
+    Raises MaiError for a command that is not known, and for one that does not run where it is meant to.
+    """
+    name, words = (arguments[0], list(arguments[1:])) if arguments else ("", [])
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        said = f"{name!r} is no command{meant}" if name else "which command?"
+        raise MaiError(f"{said} `mai --help` lists them: {', '.join(COMMANDS)}")
+    command = COMMANDS[name]
+    if not command.on_modal and any(word.partition("=")[0] in ("--on", "--detach") for word in words):
+        there = ", ".join(name for name, command in COMMANDS.items() if command.on_modal)
+        raise MaiError(f"mai {name} runs on this machine only; --on and --detach are for {there}")
+    import tyro  # noqa: PLC0415 - a moment that `mai --help` need not wait
+
+    default = tyro.MISSING_NONPROP if command.config is not TrainConfig else _recipe_defaults(words)
+    return cast(
+        "Config",
+        tyro.cli(
+            command.config,
+            prog=f"mai {name}",
+            description=command.config.__doc__,
+            args=_renamed_flags(command, words),
+            default=default,
+        ),
+    )
+
+
+def _recipe_defaults(words: Sequence[str]) -> Any:
+    """The options of `mai train` as the recipe that the command line names has them."""
+    import tyro  # noqa: PLC0415
+
+    named = [after for word, after in zip(words, words[1:], strict=False) if word == "--recipe"]
+    named += [word.removeprefix("--recipe=") for word in words if word.startswith("--recipe=")]
+    recipe = named[-1] if named and named[-1] in RECIPES else "traces"
+    return TrainConfig(**{"data": tyro.MISSING, **RECIPES[recipe]})
+
+
+def _renamed_flags(command: Command, words: Iterable[str]) -> list[str]:
+    """The words with flags of version 0.1 as those that have taken their place; says so to standard error."""
+    renamed = []
+    for word in words:
+        if word in OLD_FLAGS and hasattr(command.config, "format"):
+            print(f"mai: {word} is now --format {OLD_FLAGS[word]}", file=sys.stderr)
+            renamed.append(f"--format={OLD_FLAGS[word]}")
+        else:
+            renamed.append(word)
+    return renamed
+
+
+def run(work: Callable[[], int]) -> int:
     """Do the work; what MAI refuses, and an interrupt, end in one line and an exit code instead of a traceback."""
     try:
-        return work(config)
+        return work()
     except MaiError as error:
         print(f"mai: {error}", file=sys.stderr)
         return 2
@@ -115,26 +162,26 @@ def run(config: Config, work: Callable[[Config], int]) -> int:
         return 0
 
 
-def run_here(config: Config) -> int:
-    """Do a command's work on this machine; returns the exit code."""
-    # A function a command, each with its own imports: torch takes seconds, and --help needs none of them.
-    work: dict[type, Callable[[Any], int]] = {
-        PrepareConfig: _prepare,
-        AuditConfig: _audit,
-        TwinsConfig: _twins,
-        TrainConfig: _train,
-        SweepConfig: _sweep,
-        CalibrateConfig: _calibrate,
-        EvaluateConfig: _evaluate,
-        PredictConfig: _predict,
-        ScanConfig: _scan,
-        ServeConfig: _serve,
-        ExportConfig: _export,
-        ModelsConfig: _models,
-        CardConfig: _card,
-        DemoConfig: _demo,
-    }
-    return work[type(config)](config)
+def dispatch(config: Config) -> int:
+    """Do a command's work at the place that it names; returns the exit code."""
+    place = getattr(config, "on", "local")
+    if getattr(config, "detach", False) and place == "local":
+        raise MaiError("--detach is for --on modal: work on this machine ends with its command")
+    if place == "local":
+        return command_of(config).work(config)
+    try:
+        # By its name: MAI on this machine needs no modal, and this package imports none.
+        modal_app = importlib.import_module("modal_app")
+    except ModuleNotFoundError as error:
+        raise MaiError(
+            f"--on {place} needs {error.name}; install MAI with `pip install .`, or run in its folder"
+        ) from None
+    return int(modal_app.run_command(config))
+
+
+def command_of(config: Config) -> Command:
+    """The command whose options these are."""
+    return next(command for command in COMMANDS.values() if command.config is type(config))
 
 
 def _prepare(config: PrepareConfig) -> int:
@@ -187,12 +234,14 @@ def _train(config: TrainConfig) -> int:
 
 
 def _sweep(config: SweepConfig) -> int:
-    from mai_app.training.sweep import one_by_one, plan, sweep  # noqa: PLC0415
+    from mai_app.training.sweep import exit_code, one_by_one, plan, summary, sweep  # noqa: PLC0415
 
     plan(config)  # a wrong --vary is refused at once, before the seconds that torch takes
     from mai_app.training.loop import train  # noqa: PLC0415
 
-    return show_sweep(sweep(config, lambda runs: one_by_one(runs, train)), config)
+    results = sweep(config, lambda runs: one_by_one(runs, train))
+    print(summary(results, config))
+    return exit_code(results)
 
 
 def _calibrate(config: CalibrateConfig) -> int:
@@ -205,46 +254,36 @@ def _calibrate(config: CalibrateConfig) -> int:
 
 def _evaluate(config: EvaluateConfig) -> int:
     from mai_app.evaluation.evaluate import evaluate  # noqa: PLC0415
+    from mai_app.evaluation.report import summary  # noqa: PLC0415
 
-    show_report(evaluate(config))
+    print(summary(evaluate(config)))
     return 0
 
 
 def _predict(config: PredictConfig) -> int:
     from mai_app.images.find import find_images  # noqa: PLC0415
     from mai_app.inference.detector import load  # noqa: PLC0415
+    from mai_app.inference.prediction import show_predictions  # noqa: PLC0415
 
-    form = chosen_format(config)
-    paths = paths_to_judge(config)
+    files = find_images(paths_to_judge(config))
     detector = load(config.model, config.device, config.runs)
-    files = find_images(paths)
     if config.heatmap is None:
-        return show_predictions(detector.predict(files, config.batch_size, config.workers, config.evidence), form)
-    from mai_app.inference.heatmap import is_heatmap, write_heatmaps  # noqa: PLC0415
+        rows = detector.predict(files, config.batch_size, config.workers, config.evidence)
+    else:
+        from mai_app.inference.heatmap import predict_with_heatmaps  # noqa: PLC0415
 
-    # Run again, a folder that holds the heatmaps has more images than the user put there.
-    maps = config.heatmap
-    own = (file for file in files if isinstance(file, ImageError) or not is_heatmap(file, maps))
-    rows = detector.predict(own, config.batch_size, config.workers, config.evidence)
-    return show_predictions(write_heatmaps(detector, rows, maps), form)
+        rows = predict_with_heatmaps(detector, files, config.heatmap, config.workers, config.evidence)
+    return show_predictions(rows, config.format)
 
 
 def _scan(config: ScanConfig) -> int:
     from mai_app.inference.detector import load  # noqa: PLC0415
-    from mai_app.inference.scan import list_files, scan  # noqa: PLC0415
+    from mai_app.inference.scan import list_files, predict_chunks, scan  # noqa: PLC0415
 
-    detector = load(config.model, config.device, config.runs)
-
-    def judge(chunks: "Iterator[Chunk]") -> Iterator[list[dict[str, Any]] | Exception]:
-        for chunk in chunks:
-            try:
-                answer = [asdict(prediction) for prediction in detector.predict(chunk, len(chunk), config.workers)]
-            except Exception as error:  # whatever one file did to its chunk, the others go on
-                yield error
-            else:
-                yield answer
-
-    return show_scan(scan(config, judge, lambda: list_files(config.path), read=False), config.out)
+    judge = predict_chunks(load(config.model, config.device, config.runs), config.workers)
+    counts = scan(config, judge, lambda: list_files(config.path), read=False)
+    print(counts.summary(config.out))
+    return counts.exit_code
 
 
 def _serve(config: ServeConfig) -> int:
@@ -265,7 +304,11 @@ def _models(config: ModelsConfig) -> int:
     from mai_app.models.registry import list_models, table  # noqa: PLC0415
 
     models = list_models(config.runs)
-    print(json.dumps([asdict(model) for model in models], indent=2) if config.json else table(models, config.runs))
+    print(
+        json.dumps([asdict(model) for model in models], indent=2)
+        if config.format == "json"
+        else table(models, config.runs)
+    )
     return 0
 
 
@@ -283,18 +326,29 @@ def _demo(config: DemoConfig) -> int:
     return 0
 
 
-def paths_to_judge(config: PredictConfig) -> Iterable[str]:
-    """The paths of the command line, with - replaced by the list on standard input, as it comes."""
+def paths_to_judge(config: PredictConfig) -> Iterator[str]:
+    """The paths of the command line; raises MaiError if there are none and the default folder is not there."""
+    from mai_app.images.find import named_paths  # noqa: PLC0415
+
     if not config.paths and not Path(TEST_IMAGES).is_dir():
         raise MaiError(f"nothing to judge: name files or folders, or put images into {TEST_IMAGES}/")
-    return _listed(config.paths or (TEST_IMAGES,))
+    return named_paths(config.paths or (TEST_IMAGES,))
 
 
-def _listed(names: Iterable[str]) -> Iterator[str]:
-    for name in names:
-        if name == "-":
-            for line in sys.stdin.buffer:
-                if line.strip():
-                    yield os.fsdecode(line.rstrip(b"\r\n"))
-        else:
-            yield name
+COMMANDS: Final[dict[str, Command]] = {
+    "prepare": Command(PrepareConfig, _prepare, on_modal="prepare"),
+    "audit": Command(AuditConfig, _audit),
+    "twins": Command(TwinsConfig, _twins, on_modal="twins"),
+    "train": Command(TrainConfig, _train, on_modal="train"),
+    "sweep": Command(SweepConfig, _sweep, on_modal="sweep"),
+    "calibrate": Command(CalibrateConfig, _calibrate, on_modal="calibrate"),
+    "evaluate": Command(EvaluateConfig, _evaluate, on_modal="evaluate"),
+    "predict": Command(PredictConfig, _predict, on_modal="predict"),
+    "scan": Command(ScanConfig, _scan, on_modal="scan"),
+    "serve": Command(ServeConfig, _serve),
+    "export": Command(ExportConfig, _export),
+    "models": Command(ModelsConfig, _models),
+    "card": Command(CardConfig, _card),
+    "demo": Command(DemoConfig, _demo),
+}
+"""All commands by name, in the order of the help: adding a command is adding a row, a config and its work."""

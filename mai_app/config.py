@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 import tyro
 
@@ -120,6 +120,31 @@ TEST_IMAGES = "test_images"
 """Folder that `mai predict` judges when it is given no path, as the first MAI did."""
 
 
+ModelOption = Annotated[
+    str,
+    tyro.conf.arg(
+        help="Checkpoint file, run folder, or name of a run or shipped model. Default: the run trained last, else "
+        f"{SHIPPED}."
+    ),
+]
+DeviceOption = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda, cuda:1, mps, …")]
+WorkersOption = Annotated[int, tyro.conf.arg(help="Threads that read and decode images.")]
+RunsOption = Annotated[Path, tyro.conf.arg(help="Folder of the runs.")]
+PreparedOption = Annotated[Path, tyro.conf.arg(help="Folder of the prepared sets: images decoded once, without loss.")]
+FormatOption = Annotated[
+    Literal["table", "json", "jsonl", "csv"],
+    tyro.conf.arg(
+        help="table: for people; json: one array; jsonl: an object a line, as they come; csv: with a header."
+    ),
+]
+PlaceOption = Annotated[
+    Literal["local", "modal"], tyro.conf.arg(help="Where the command runs: on this machine, or in the cloud on Modal.")
+]
+DetachOption = Annotated[
+    bool, tyro.conf.arg(help="With --on modal: what has started there goes on when this command ends.")
+]
+
+
 @dataclass(frozen=True)
 class PrepareConfig:
     """Make a training set from the Hub's data sets, or your own: downloaded, grouped, split, stored without loss.
@@ -149,8 +174,9 @@ class PrepareConfig:
     """Remote files worked on at a time."""
     retry_seconds: float = 2.0
     """First pause before a failed download is tried again; it doubles five times."""
-    prepared: Path = PREPARED
-    """Where the prepared sets are."""
+    prepared: PreparedOption = PREPARED
+    on: PlaceOption = "local"
+    detach: DetachOption = False
 
 
 @dataclass(frozen=True)
@@ -165,8 +191,7 @@ class AuditConfig:
     """AUROC allowed by --strict."""
     out: Path | None = None
     """Folder of the report. Default: audit/, in the prepared set."""
-    prepared: Path = PREPARED
-    """Where decoded images are kept; training uses them too."""
+    prepared: PreparedOption = PREPARED
 
 
 @dataclass(frozen=True)
@@ -190,10 +215,30 @@ class TwinsConfig:
     """Mix up to this share of the original into its twin, drawn for each image."""
     seed: int = 0
     """Seed of the training and of all draws."""
-    device: str = "auto"
-    """auto, cpu, cuda, …"""
-    prepared: Path = PREPARED
-    """Where decoded images are kept; training uses them too."""
+    device: DeviceOption = "auto"
+    prepared: PreparedOption = PREPARED
+    on: PlaceOption = "local"
+    detach: DetachOption = False
+
+
+RecipeName = Literal["traces", "baseline"]
+RECIPES: Final[dict[RecipeName, dict[str, Any]]] = {
+    # What the shipped weights were trained with: the defaults of TrainConfig.
+    "traces": {},
+    # The first MAI, exactly.
+    "baseline": {
+        "model": "baseline",
+        "input": "resize",
+        "crop_size": IMAGE_SIZE,
+        "longest": 0,
+        "epochs": 20,
+        "optimizer": "rmsprop",
+        "learning_rate": 1e-3,
+        "ema": 0.0,
+        "degrade": False,
+    },
+}
+"""By name the settings of `mai train` that differ from its defaults."""
 
 
 @dataclass(frozen=True)
@@ -202,50 +247,56 @@ class TrainConfig:
 
     data: Path
     """Data set: {train,val,test}/{authentic,synthetic}/…, or the two class folders; or a prepared set, or its name."""
+    recipe: RecipeName = "traces"
+    """Named settings, which every other option overrides. traces: the best today. baseline: the first MAI exactly."""
     name: str = ""
     """Name of the run, a folder below --runs. Default: DATA-MODEL-INPUT."""
-    model: ModelName = "baseline"
-    """baseline: the first MAI. traces: small, for --input crop. resnet18, convnext-base: torchvision's."""
+    model: ModelName = "traces"
+    """Network. traces: small, for crops. baseline: the first MAI's. resnet18, convnext-base: torchvision's."""
     start_from: str = ""
     """Start from these weights: a checkpoint file, a run, a shipped model, or imagenet. Default: random ones."""
     frozen: bool = False
     """Train the last layer alone. torchvision's networks only."""
-    input: InputMode = "resize"
-    """How an image becomes the network's input; stored with the checkpoint."""
-    crop_size: int = IMAGE_SIZE
-    """Side of the training crops, in pixels; traces takes any, and smaller ones train faster. --input crop only."""
-    longest: int = 0
-    """512: images with a longer side are scaled down to it first. 0: never. --input crop only."""
-    epochs: int = 20
+    input: InputMode = "crop"
+    """What the network sees. crop: windows of native pixels. resize: the whole image, stretched to 200×200."""
+    crop_size: int = 104
+    """Side of the training crops, in pixels; smaller ones train faster. --input crop only."""
+    longest: int = 512
+    """512: scale images with a longer side down to it first. 0: never. --input crop only."""
+    epochs: int = 24
     """Epochs in all; raise it to train a finished run further."""
     batch_size: int = 64
     """Images a batch, half of either class."""
-    optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
-    """rmsprop: constant learning rate, as the first MAI. adamw: warm-up, then a cosine to zero."""
-    learning_rate: float = 1e-3
-    """Learning rate; adamw's is the highest."""
-    ema: float = 0.0
-    """Share of the past that each step leaves in the averaged weights, which are then those for use: 0.999; 0: none."""
+    optimizer: Literal["rmsprop", "adamw"] = "adamw"
+    """adamw: linear warm-up, then a cosine schedule to zero. rmsprop: constant learning rate, as the first MAI."""
+    learning_rate: float = 2e-3
+    """Learning rate; adamw's is the highest of its schedule."""
+    ema: float = 0.998
+    """Decay of the exponential moving average of the weights, which is validated and saved; 0: none."""
     degrade: bool = True
-    """Damage images at random, both classes alike, so that their files say little; the first MAI did not."""
+    """Augment training images of both classes alike: JPEG, WebP, rescaling, blur, noise."""
     source_balance: float = 0.5
-    """Within a class: 1 draws every source alike, 0 every image alike, 0.5 sources by the root of their size."""
+    """Sampling of sources within a class: 1 draws all alike, 0 all images alike, 0.5 by the root of a source's size."""
     seed: int = 0
     """Seed of weights, order and crops."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps, …"""
+    device: DeviceOption = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 autocast where the processor computes in it, else float32."""
+    """auto: bfloat16 autocast where the hardware computes in it, else float32."""
     workers: int = -1
     """Loader processes; the results do not depend on it. -1: some beside an accelerator, none where there is none."""
     processes: int = 1
-    """Processes that share each batch, one a GPU (or, with --device cpu, two or more for trying it out)."""
+    """Processes that share each batch, one a GPU; with --device cpu for trying it out."""
     save_minutes: float = 5.0
     """Save the state at least this often within an epoch, in minutes."""
-    runs: Path = RUNS
-    """Where the runs are."""
-    prepared: Path = PREPARED
-    """Where decoded images are kept, losslessly, so that no epoch decodes again."""
+    runs: RunsOption = RUNS
+    prepared: PreparedOption = PREPARED
+    on: PlaceOption = "local"
+    detach: DetachOption = False
+
+
+def from_recipe(recipe: RecipeName, data: Path, **settings: Any) -> TrainConfig:
+    """The settings of a recipe for a data set, with `settings` in the place of the recipe's own."""
+    return TrainConfig(**{"data": data, "recipe": recipe, **RECIPES[recipe], **settings})
 
 
 @dataclass(frozen=True)
@@ -254,8 +305,7 @@ class EvaluateConfig:
 
     data: Path
     """Data set, as for training."""
-    model: str = ""
-    """Checkpoint file, run folder, or name of a run or shipped model. Default: the run trained last, else traces."""
+    model: ModelOption = ""
     split: Literal["train", "val", "test", "all"] = "test"
     """Which part of the data set is judged."""
     bias: bool = False
@@ -264,14 +314,12 @@ class EvaluateConfig:
     """Images of --bias at most, half of them of either class, drawn by a fixed seed."""
     out: Path | None = None
     """Folder of the report. Default: RUN/report-SPLIT."""
-    device: str = "auto"
-    """auto, cpu, cuda, …"""
-    workers: int = 2
-    """Threads that decode and degrade."""
-    runs: Path = RUNS
-    """Where the runs are."""
-    prepared: Path = PREPARED
-    """Where decoded images are kept: they say which images are test images where no folder says it."""
+    device: DeviceOption = "auto"
+    workers: WorkersOption = 2
+    runs: RunsOption = RUNS
+    prepared: PreparedOption = PREPARED
+    on: PlaceOption = "local"
+    detach: DetachOption = False
 
 
 @dataclass(frozen=True)
@@ -283,16 +331,13 @@ class CalibrateConfig:
 
     data: Path
     """Data set, as for training; its val part is judged."""
-    model: str = ""
-    """Checkpoint file, run folder, or name of a run or shipped model. Default: the run trained last, else traces."""
-    device: str = "auto"
-    """auto, cpu, cuda, …"""
-    workers: int = 2
-    """Threads that decode and degrade."""
-    runs: Path = RUNS
-    """Where the runs are."""
-    prepared: Path = PREPARED
-    """Where decoded images are kept: they say which images are val images where no folder says it."""
+    model: ModelOption = ""
+    device: DeviceOption = "auto"
+    workers: WorkersOption = 2
+    runs: RunsOption = RUNS
+    prepared: PreparedOption = PREPARED
+    on: PlaceOption = "local"
+    detach: DetachOption = False
 
 
 @dataclass(frozen=True)
@@ -301,26 +346,21 @@ class PredictConfig:
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional] = field(default_factory=tuple)
     """Files, folders, globs, or - for a list on standard input. Default: the folder test_images/."""
-    model: str = ""
-    """Checkpoint file, run folder, or name of a run or shipped model. Default: the run trained last, else traces."""
-    json: bool = False
-    """One JSON array."""
-    jsonl: bool = False
-    """A JSON object a line, as they come."""
-    csv: bool = False
-    """Comma-separated values with a header."""
+    model: ModelOption = ""
+    format: FormatOption = "table"
     evidence: bool = False
     """Also say what the files say of their making: Content Credentials, EXIF, text of generators, …"""
     heatmap: Path | None = None
     """Folder to write a picture into for each image: where in it the score comes from."""
-    device: str = "auto"
-    """auto, cpu, cuda, …"""
+    device: DeviceOption = "auto"
     batch_size: int = 32
     """Images judged at a time."""
-    workers: int = 2
-    """Threads that read and decode."""
-    runs: Path = RUNS
-    """Where the runs are."""
+    workers: WorkersOption = 2
+    runs: RunsOption = RUNS
+    on: Annotated[
+        Literal["local", "modal", "hosted"],
+        tyro.conf.arg(help="As for other commands; hosted: in the app that `modal deploy modal_app.py` keeps there."),
+    ] = "local"
 
 
 @dataclass(frozen=True)
@@ -335,14 +375,11 @@ class ScanConfig:
     """Folder, image, or list of files: .txt with a path a line, or .csv with a column path or file."""
     out: Path = Path("scan.jsonl")
     """File of the rows; those that it holds already are not judged again."""
-    model: str = ""
-    """Checkpoint file, run folder, or name of a run or shipped model. Default: the run trained last, else traces."""
-    device: str = "auto"
-    """auto, cpu, cuda, …"""
-    workers: int = 2
-    """Threads that read and decode."""
-    runs: Path = RUNS
-    """Where the runs are."""
+    model: ModelOption = ""
+    device: DeviceOption = "auto"
+    workers: WorkersOption = 2
+    runs: RunsOption = RUNS
+    on: PlaceOption = "local"
 
 
 @dataclass(frozen=True)
@@ -360,30 +397,25 @@ class SweepConfig:
     """Runs a combination of settings, each with another seed."""
     name: str = "sweep"
     """Start of the runs' names, and the folder below --runs with the results."""
-    device: str = "auto"
-    """auto, cpu, cuda, …"""
-    runs: Path = RUNS
-    """Where the runs are."""
-    prepared: Path = PREPARED
-    """Where decoded images are kept."""
+    device: DeviceOption = "auto"
+    runs: RunsOption = RUNS
+    prepared: PreparedOption = PREPARED
+    on: PlaceOption = "local"
+    detach: DetachOption = False
 
 
 @dataclass(frozen=True)
 class ServeConfig:
     """Serve the page and the HTTP API on this machine, to this machine. Images are neither stored nor logged."""
 
-    model: str = ""
-    """Checkpoint file, run folder, or name of a run or shipped model. Default: the run trained last, else traces."""
+    model: ModelOption = ""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 opens it to the network, where anybody may use it."""
     port: int = 8000
     """Port to listen on; 0: one that is free."""
-    device: str = "auto"
-    """auto, cpu, cuda, …"""
-    workers: int = 2
-    """Threads that decode."""
-    runs: Path = RUNS
-    """Where the runs are."""
+    device: DeviceOption = "auto"
+    workers: WorkersOption = 2
+    runs: RunsOption = RUNS
 
 
 @dataclass(frozen=True)
@@ -392,20 +424,17 @@ class ExportConfig:
 
     out: Path = Path("model.onnx")
     """File to write."""
-    model: str = ""
-    """Checkpoint file, run folder, or name of a run or shipped model. Default: the run trained last, else traces."""
-    runs: Path = RUNS
-    """Where the runs are."""
+    model: ModelOption = ""
+    runs: RunsOption = RUNS
 
 
 @dataclass(frozen=True)
 class ModelsConfig:
     """List the models that can be named with --model: the runs, and those that come with MAI."""
 
-    json: bool = False
-    """One JSON array."""
-    runs: Path = RUNS
-    """Where the runs are."""
+    format: Literal["table", "json"] = "table"
+    """table: for people; json: one array."""
+    runs: RunsOption = RUNS
 
 
 @dataclass(frozen=True)
@@ -420,8 +449,7 @@ class CardConfig:
     """Checkpoint file, run folder, or name of a run or shipped model. Default: the file that the report names."""
     out: Path | None = None
     """File of the card, Markdown. Default: MODEL_CARD.md in the report's folder."""
-    runs: Path = RUNS
-    """Where the runs are."""
+    runs: RunsOption = RUNS
 
 
 @dataclass(frozen=True)

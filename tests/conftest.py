@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from mai_app.config import TrainConfig
+from mai_app.config import TrainConfig, from_recipe
 
 Pixels = npt.NDArray[np.uint8]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -43,8 +43,10 @@ def write_data_set(root: Path, train: int = 32, val: int = 16, test: int = 16, s
 
 def small(data: Path, folder: Path) -> TrainConfig:
     """Settings of a short run on a small data set, the same on every machine."""
-    return TrainConfig(
-        data=data,
+    return from_recipe(
+        "baseline",
+        data,
+        degrade=True,
         name="r",
         epochs=2,
         batch_size=16,

@@ -2,7 +2,7 @@
 
 import sys
 
-from mai_app.config import DemoConfig, EvaluateConfig, TrainConfig
+from mai_app.config import DemoConfig, EvaluateConfig, from_recipe
 from mai_app.core.log import say
 from mai_app.demo.images import make_demo
 from mai_app.evaluation.evaluate import evaluate
@@ -25,12 +25,12 @@ def demo(config: DemoConfig) -> None:
     make_demo(data, config.scenes, config.seed)
     runs = config.out / "runs"
     run = train(
-        TrainConfig(
-            data=data,
+        from_recipe(
+            "baseline",
+            data,
             name=f"demo-{config.scenes}-{config.seed}",
             epochs=config.epochs,
             learning_rate=config.learning_rate,
-            degrade=False,  # both of a pair are saved alike: there is nothing to take away
             seed=config.seed,
             runs=runs,
             prepared=config.out / "prepared",

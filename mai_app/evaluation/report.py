@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -95,6 +96,11 @@ def bias_heading(bias: Mapping[str, Any]) -> str:
 def _doubted(report: Mapping[str, Any]) -> str:
     shares = ", ".join(f"{tier} {show_percent(report['tiers'][tier]['doubted'])}" for tier in TIERS)
     return f"Unsure because too small, too smooth or too degraded to be judged: {shares}"
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """The report's tables for a terminal, and where its page is."""
+    return f"{text_tables(report)}\n\npage: {Path(report['folder']) / 'report.html'}"
 
 
 def html_page(report: Mapping[str, Any], curves: Curves, pictures: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -41,6 +42,17 @@ def find_images(paths: Iterable[str]) -> Iterator[Path | ImageError]:
             continue
         yield first
         yield from found
+
+
+def named_paths(names: Iterable[str]) -> Iterator[str]:
+    """The names of a command line, with - replaced by the lines on standard input, as they come."""
+    for name in names:
+        if name == "-":
+            for line in sys.stdin.buffer:
+                if line.strip():
+                    yield os.fsdecode(line.rstrip(b"\r\n"))
+        else:
+            yield name
 
 
 def _walk(folder: Path) -> Iterator[Path | ImageError]:

@@ -32,6 +32,7 @@ class _Seen:
 
     name: str
     inputs: Pixels | None = None
+    pixels: Pixels | None = None
     image: ImageFacts | None = None
     doubt: str | None = None
     evidence: tuple[Evidence, ...] | None = None
@@ -65,12 +66,20 @@ class Detector:
         if isinstance(images, str | Path):
             images = [images]
         batch: list[_Seen] = []
-        for item in ordered_map(partial(self._read, evidence), images, workers, ahead=workers + 2):
+        for item in ordered_map(partial(self._read, evidence, False), images, workers, ahead=workers + 2):
             batch.append(item)
             if len(batch) >= batch_size:
                 yield from self._judge(batch)
                 batch = []
         yield from self._judge(batch)
+
+    def predict_pixels(
+        self, images: Iterable[Judgeable], workers: int = 2, evidence: bool = False
+    ) -> Iterator[tuple[Prediction, Pixels | None]]:
+        """As `predict`, image by image, each with its pixels (height, width, 3) uint8; None where it has an error."""
+        for item in ordered_map(partial(self._read, evidence, True), images, workers, ahead=workers):
+            (prediction,) = self._judge([item])
+            yield prediction, item.pixels
 
     def logits(self, inputs: Sequence[Pixels]) -> npt.NDArray[np.float64]:
         """Logits (n,), one an image: inputs are (k, size, size, 3) uint8 each; an image's k logits are averaged."""
@@ -95,7 +104,7 @@ class Detector:
         """The verdict on an image of this unclipped score: unsure, whatever the score, where there is doubt."""
         return self.info.calibration.verdict(p_synthetic, doubt)
 
-    def _read(self, evidence: bool, image: Judgeable) -> _Seen:
+    def _read(self, evidence: bool, keep_pixels: bool, image: Judgeable) -> _Seen:
         try:
             if isinstance(image, ImageError):
                 raise image
@@ -109,6 +118,7 @@ class Detector:
         return _Seen(
             name=name,
             inputs=inputs,
+            pixels=decoded.pixels if keep_pixels else None,
             image=ImageFacts(
                 width=width,
                 height=height,

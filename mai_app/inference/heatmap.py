@@ -7,7 +7,6 @@ edited ones, and no figure says how often the colour of a place is right. It sho
 import io
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count, product
 from pathlib import Path, PureWindowsPath
@@ -20,9 +19,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mai_app.core.files import write_bytes
 from mai_app.errors import ImageError, MaiError
-from mai_app.images.decode import Pixels, decode, read_file
+from mai_app.images.decode import Pixels, decode
 from mai_app.images.preprocess import mirrored, resize, shrink, to_floats
-from mai_app.inference.detector import Detector, Judgeable
+from mai_app.inference.detector import Detector
 from mai_app.inference.prediction import Prediction
 from mai_app.models.calibration import sigmoid
 
@@ -251,18 +250,13 @@ def heatmap_png(detector: Detector, name: str, data: bytes) -> bytes:
     return _png(colours(heatmap(detector, decode(data, name).pixels), LONGEST))
 
 
-def write_heatmap(detector: Detector, image: Judgeable, folder: Path, taken: set[str]) -> Path:
-    """Write an image's `picture` into the folder as NAME.heatmap.png and return its path; add its name to `taken`.
+def write_heatmap(detector: Detector, name: str, pixels: Pixels, folder: Path, taken: set[str]) -> Path:
+    """Write the `picture` of an image (height, width, 3) uint8 as NAME.heatmap.png in the folder; returns its path.
 
-    NAME is the image's own without its folders, and -2, -3, … where `taken` has that name already: the same images in
-    the same order give the same files. Whatever the name holds, the file lies in the folder itself.
-
-    Raises ImageError for what can't be judged, MaiError where the folder can't be written to.
+    NAME is that of the image's file without its folders, and -2, -3, … where `taken` has that name already: the same
+    images in the same order give the same files. `taken` is added to. Whatever the name holds, the file lies in the
+    folder itself. Raises MaiError where the folder can't be written to.
     """
-    if isinstance(image, ImageError):
-        raise image
-    name, data = image if isinstance(image, tuple) else (str(image), read_file(Path(image)))
-    pixels = decode(data, name).pixels
     path = folder / _new_name(name, taken)
     png = _png(picture(pixels, heatmap(detector, pixels)))
     try:
@@ -272,16 +266,20 @@ def write_heatmap(detector: Detector, image: Judgeable, folder: Path, taken: set
     return path
 
 
-def write_heatmaps(detector: Detector, predictions: Iterable[Prediction], folder: Path) -> Iterator[Prediction]:
-    """Write the heatmap of each image that was judged, then hand its prediction on, as it comes.
+def predict_with_heatmaps(
+    detector: Detector, files: Iterable[Path | ImageError], folder: Path, workers: int = 2, evidence: bool = False
+) -> Iterator[Prediction]:
+    """As Detector.predict, and write the heatmap of each image that was judged before its prediction comes.
 
-    For predictions on files, which are read once more; one that can't be any longer keeps its prediction.
+    Each file is read and decoded once, and the images are judged one by one, for their pixels are kept meanwhile. An
+    earlier call's heatmaps in the folder are left out of `files`: run again, a folder that holds both has more images
+    than its user put there.
     """
     taken: set[str] = set()
-    for prediction in predictions:
-        if prediction.error is None:
-            with suppress(ImageError):
-                write_heatmap(detector, prediction.path, folder, taken)
+    own = (file for file in files if isinstance(file, ImageError) or not is_heatmap(file, folder))
+    for prediction, pixels in detector.predict_pixels(own, workers, evidence):
+        if pixels is not None:
+            write_heatmap(detector, prediction.path, pixels, folder, taken)
         yield prediction
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import IO, Any, Final, Literal
@@ -153,6 +154,19 @@ def write_rows(predictions: Iterable[Prediction], form: Format, stream: IO[str])
         yield prediction
     if form == "json":
         stream.write("\n]\n")
+
+
+def show_predictions(predictions: Iterable[Prediction], form: Format, stream: IO[str] | None = None) -> int:
+    """Print predictions as they come; returns 0 if all files were judged, 1 if some were not, 2 if none was."""
+    judged = failed = 0
+    for prediction in write_rows(predictions, form, stream or sys.stdout):
+        judged += prediction.error is None
+        failed += prediction.error is not None
+    if failed:
+        print(f"mai: {failed} of {judged + failed} files could not be judged", file=sys.stderr)
+    elif not judged:
+        print("mai: no file was named", file=sys.stderr)
+    return 2 if not judged else 1 if failed else 0
 
 
 def _cells(prediction: Prediction) -> Iterator[Any]:

@@ -6,9 +6,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from mai_app.config import ScanConfig
 from mai_app.core.files import lock
@@ -17,6 +17,9 @@ from mai_app.errors import DataError, ImageError, RunError
 from mai_app.images.decode import read_file
 from mai_app.images.find import find_images
 from mai_app.inference.prediction import Prediction
+
+if TYPE_CHECKING:
+    from mai_app.inference.detector import Detector
 
 Chunk = list[str | tuple[str, bytes] | ImageError]
 """Files judged in one go: paths, or names with the files' bytes; an ImageError becomes the row that reports it."""
@@ -50,6 +53,33 @@ class ScanCounts:
     def files(self) -> int:
         """All files."""
         return self.judged + self.failed
+
+    @property
+    def exit_code(self) -> int:
+        """0 if all files were judged, 1 if some were not, 2 if none was."""
+        return 2 if not self.judged else 1 if self.failed else 0
+
+    def summary(self, out: Path) -> str:
+        """The counts in a line; `out` is the file of the rows."""
+        return (
+            f"{self.files} files: {self.authentic} authentic, {self.unsure} unsure, {self.synthetic} synthetic, "
+            f"{self.failed} not judged; rows in {out}"
+        )
+
+
+def predict_chunks(detector: "Detector", workers: int) -> Judge:
+    """A detector as the judge of a scan's chunks."""
+
+    def judge(chunks: Iterator[Chunk]) -> Iterator[list[dict[str, Any]] | Exception]:
+        for chunk in chunks:
+            try:
+                rows = [asdict(prediction) for prediction in detector.predict(chunk, len(chunk), workers)]
+            except Exception as error:  # whatever one file did to its chunk, the others go on
+                yield error
+            else:
+                yield rows
+
+    return judge
 
 
 def list_files(path: str) -> Iterator[str | ImageError]:

@@ -55,12 +55,16 @@ def train(config: TrainConfig, on_save: Callable[[], None] | None = None) -> Pat
         raise RunError(f"--batch-size {config.batch_size}: must be even, for half a batch is of either class")
     if config.epochs < 1:
         raise RunError(f"--epochs {config.epochs}: must be at least 1")
-    if config.crop_size != IMAGE_SIZE and (config.input == "resize" or config.model == "baseline"):
-        raise RunError(f"--crop-size {config.crop_size}: only --input crop and models other than baseline can vary it")
+    if config.input == "resize":  # --crop-size and --longest are for crops
+        config = replace(config, crop_size=IMAGE_SIZE, longest=0)
+    if config.crop_size != IMAGE_SIZE and config.model == "baseline":
+        raise RunError(
+            f"--crop-size {config.crop_size}: the baseline takes {IMAGE_SIZE}; --recipe baseline sets all that it needs"
+        )
     if not SMALLEST_CROP <= config.crop_size <= PREPARED_WINDOW:
         raise RunError(f"--crop-size {config.crop_size}: must be from {SMALLEST_CROP} to {PREPARED_WINDOW} pixels")
-    if config.longest and (config.longest != PREPARED_LONGEST or config.input == "resize"):
-        raise RunError(f"--longest {config.longest}: must be 0 or {PREPARED_LONGEST}, and is for --input crop")
+    if config.longest not in (0, PREPARED_LONGEST):
+        raise RunError(f"--longest {config.longest}: must be 0 or {PREPARED_LONGEST}")
     if not 0 <= config.ema < 1:
         raise RunError(f"--ema {config.ema}: must be at least 0 and under 1")
     device = choose_device(config.device)

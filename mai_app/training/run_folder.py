@@ -8,12 +8,13 @@ from typing import Any, Final
 import torch
 
 from mai_app import __version__
-from mai_app.config import TrainConfig
+from mai_app.config import TrainConfig, from_recipe
 from mai_app.core.files import write_text
 from mai_app.errors import RunError
 
 MAY_CHANGE: Final = (
     "data",
+    "recipe",
     "name",
     "epochs",
     "device",
@@ -23,6 +24,8 @@ MAY_CHANGE: Final = (
     "save_minutes",
     "runs",
     "prepared",
+    "on",
+    "detach",
 )
 """Settings that may differ when a run is carried on: they do not shape the weights, or are checked otherwise."""
 
@@ -42,8 +45,8 @@ def check_settings(config: TrainConfig, run: Path, fingerprint: str, precision: 
     }
     if path.exists():
         try:
-            # A setting that the run's MAI did not have yet was as its default is now.
-            old = settings(TrainConfig(data=config.data)) | json.loads(path.read_text())
+            # A setting that the run's MAI did not have yet was as the first MAI did it.
+            old = settings(from_recipe("baseline", config.data)) | json.loads(path.read_text())
         except (ValueError, TypeError) as error:  # TypeError: JSON, but no settings
             raise RunError(f"{path}: is damaged ({error}); choose another --name") from None
         if old.get("data_fingerprint") != fingerprint:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
@@ -13,11 +13,11 @@ from typing import Any, Final, get_args
 
 import tyro
 
-from mai_app.config import SweepConfig, TrainConfig
+from mai_app.config import SweepConfig, TrainConfig, from_recipe
 from mai_app.core.files import write_text
 from mai_app.errors import MaiError, RunError
 
-FIXED: Final = ("data", "name", "seed", "device", "runs", "prepared")
+FIXED: Final = ("data", "name", "seed", "device", "runs", "prepared", "on", "detach")
 """Settings of `mai train` that a sweep sets itself."""
 _LONGEST_NAME: Final = 200  # bytes; file systems end at 255, and temporary files add to a name
 
@@ -58,7 +58,8 @@ def plan(config: SweepConfig) -> list[TrainConfig]:
         settings = dict(zip(varied, values, strict=True))
         for seed in range(config.seeds):
             parts = [config.name, *(f"{_flag(key)}-{_safe(value)}" for key, value in settings.items()), f"seed{seed}"]
-            run = TrainConfig(
+            run = from_recipe(
+                **{"recipe": "traces", **settings},
                 data=config.data,
                 name="-".join(parts),
                 seed=seed,
@@ -66,7 +67,7 @@ def plan(config: SweepConfig) -> list[TrainConfig]:
                 runs=config.runs,
                 prepared=config.prepared,
             )
-            runs.append(replace(run, **settings))
+            runs.append(run)
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise RunError("--vary: two values give runs of the same name; leave one of them out")
@@ -133,6 +134,17 @@ def best_epoch(run_folder: Path) -> dict[str, Any]:
         return min(rows, key=lambda row: float(row["val_loss"]))
     except (OSError, ValueError, KeyError, TypeError):
         raise RunError(f"{path}: holds no finished epoch, or is damaged") from None
+
+
+def exit_code(results: Sequence[Result]) -> int:
+    """0 if all runs finished, 1 if some did not, 2 if none did."""
+    failed = sum(result.error is not None for result in results)
+    return 2 if failed == len(results) else 1 if failed else 0
+
+
+def summary(results: Sequence[Result], config: SweepConfig) -> str:
+    """The table of a sweep, and where its file is."""
+    return f"{table(results)}\n\nresults: {json_path(config)}"
 
 
 def table(results: Iterable[Result]) -> str:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mai_app.inference.output import show_scan
 from PIL import Image
 
 from mai_app.cli import main
 from mai_app.config import ScanConfig
 from mai_app.errors import DataError, ImageError, RunError
-from mai_app.inference.output import show_scan
 from mai_app.inference.scan import CHUNK_BYTES, CHUNK_FILES, Chunk, ScanCounts, chunks, list_files, scan
 from tests.conftest import Run, picture
 

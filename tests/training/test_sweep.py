@@ -6,11 +6,11 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+from mai_app.inference.output import show_sweep
 
 from mai_app.cli import main
 from mai_app.config import SweepConfig, TrainConfig
 from mai_app.errors import RunError
-from mai_app.inference.output import show_sweep
 from mai_app.training.sweep import Result, best_epoch, finished, json_path, one_by_one, plan, sweep, table
 from tests.conftest import Run
 
