@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import itertools
 import json
 import os
 import sys
@@ -128,7 +129,7 @@ def _recipe_defaults(words: Sequence[str]) -> Any:
     """The options of `mai train` as the recipe that the command line names has them."""
     import tyro  # noqa: PLC0415
 
-    named = [after for word, after in zip(words, words[1:], strict=False) if word == "--recipe"]
+    named = [after for word, after in itertools.pairwise(words) if word == "--recipe"]
     named += [word.removeprefix("--recipe=") for word in words if word.startswith("--recipe=")]
     recipe = named[-1] if named and named[-1] in RECIPES else "traces"
     return TrainConfig(**{"data": tyro.MISSING, **RECIPES[recipe]})
