@@ -9,20 +9,42 @@ for prediction in detector.predict(["photo.jpg", "poster.png"]):
 
 from typing import TYPE_CHECKING, Any
 
+from mai_app.errors import (
+    CheckpointError,
+    DataError,
+    ImageError,
+    MaiError,
+    ModelNameError,
+    RunError,
+    SourceError,
+)
+
 __version__ = "0.1.0"
-__all__ = ["Prediction", "__version__", "load"]
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "Detector",
+    "ImageError",
+    "MaiError",
+    "ModelNameError",
+    "Prediction",
+    "RunError",
+    "SourceError",
+    "__version__",
+    "load",
+]
 
 if TYPE_CHECKING:
-    from mai_app.inference.detector import load
+    from mai_app.inference.detector import Detector, load
     from mai_app.inference.prediction import Prediction
 
 
 def __getattr__(name: str) -> Any:
     # Late, so that `mai --help` and the calling side of Modal need not wait for torch.
-    if name == "load":
-        from mai_app.inference.detector import load  # noqa: PLC0415
+    if name in ("Detector", "load"):
+        from mai_app.inference import detector  # noqa: PLC0415
 
-        return load
+        return getattr(detector, name)
     if name == "Prediction":
         from mai_app.inference.prediction import Prediction  # noqa: PLC0415
 

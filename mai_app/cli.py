@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -104,8 +104,10 @@ def parse(arguments: Sequence[str]) -> Config:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         meant = f"; did you mean {near[0]}?" if near else ""
-        said = f"{name!r} is no command{meant}" if name else "which command?"
-        raise MaiError(f"{said} `mai --help` lists them: {', '.join(COMMANDS)}")
+        if name.startswith("-"):
+            meant = "; options stand after the command"
+        said = f"{name!r} is no command{meant}" if name else "name a command"
+        raise MaiError(f"{said}: {', '.join(COMMANDS)}; `mai --help` says what each does")
     command = COMMANDS[name]
     if not command.on_modal and any(word.partition("=")[0] in ("--on", "--detach") for word in words):
         there = ", ".join(name for name, command in COMMANDS.items() if command.on_modal)
@@ -119,7 +121,7 @@ def parse(arguments: Sequence[str]) -> Config:
             command.config,
             prog=f"mai {name}",
             description=command.config.__doc__,
-            args=_renamed_flags(command, words),
+            args=_rename_old_flags(command, words),
             default=default,
         ),
     )
@@ -135,16 +137,14 @@ def _recipe_defaults(words: Sequence[str]) -> Any:
     return TrainConfig(**{"data": tyro.MISSING, **RECIPES[recipe]})
 
 
-def _renamed_flags(command: Command, words: Iterable[str]) -> list[str]:
-    """The words with flags of version 0.1 as those that have taken their place; says so to standard error."""
-    renamed = []
-    for word in words:
-        if word in OLD_FLAGS and hasattr(command.config, "format"):
-            print(f"mai: {word} is now --format {OLD_FLAGS[word]}", file=sys.stderr)
-            renamed.append(f"--format={OLD_FLAGS[word]}")
-        else:
-            renamed.append(word)
-    return renamed
+def _rename_old_flags(command: Command, words: Sequence[str]) -> list[str]:
+    """The words with flags of version 0.1 as --format; says so to standard error. Raises MaiError for several."""
+    old = [word for word in words if word in OLD_FLAGS] if hasattr(command.config, "format") else []
+    if len(old) > 1:
+        raise MaiError(f"{' and '.join(old)} exclude each other; name one --format")
+    for word in old:
+        print(f"mai: {word} is now --format {OLD_FLAGS[word]}", file=sys.stderr)
+    return [f"--format={OLD_FLAGS[word]}" if word in old else word for word in words]
 
 
 def run(work: Callable[[], int]) -> int:

@@ -1,5 +1,6 @@
 """What tests share: small data sets of real image files, and the command line in a process of its own."""
 
+import io
 import os
 import subprocess
 import sys
@@ -27,6 +28,13 @@ def picture(rng: np.random.Generator, label: int, height: int = 210, width: int 
         smooth[::8] -= 40
         smooth[:, ::8] -= 40
     return (smooth + rng.integers(-6, 7, smooth.shape)).clip(0, 255).astype(np.uint8)
+
+
+def png_bytes(pixels: Pixels) -> bytes:
+    """A PNG file's bytes of (height, width, 3) uint8 pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def write_data_set(root: Path, train: int = 32, val: int = 16, test: int = 16, seed: int = 0) -> Path:

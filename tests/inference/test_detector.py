@@ -2,15 +2,10 @@
 
 import csv
 import dataclasses
-import importlib
 import io
 import json
-import os
 import re
-import shlex
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +16,15 @@ import torch
 from PIL import Image
 
 import mai_app
-from mai_app.config import PredictConfig, TrainConfig
-from mai_app.errors import CheckpointError, ImageError, MaiError, RunError
+import mai_app.errors
+from mai_app.errors import CheckpointError, ImageError, RunError
 from mai_app.evidence.statements import Evidence
 from mai_app.images.decode import encode_jpeg
 from mai_app.images.find import walk_images
 from mai_app.inference.detector import Detector, Judgeable, load
 from mai_app.inference.prediction import Format, ImageFacts, Prediction, prediction_of, write_rows
 from mai_app.models.checkpoint import load_checkpoint
-from tests.conftest import Run, picture
+from tests.conftest import picture, png_bytes
 
 ROOT = Path(__file__).parents[2]
 FIELDS = [field.name for field in dataclasses.fields(Prediction)]
@@ -61,13 +56,7 @@ def images(data_set: Path) -> list[Path]:
 
 
 def png(height: int = 210, width: int = 220) -> bytes:
-    return as_png(picture(np.random.default_rng(5), 0, height, width))
-
-
-def as_png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return png_bytes(picture(np.random.default_rng(5), 0, height, width))
 
 
 def row(**changes: Any) -> Prediction:
@@ -98,10 +87,15 @@ def written(form: Format, *rows: Prediction) -> str:
 # The package
 
 
-def test_all_that_the_package_offers_is_to_be_had() -> None:
-    for name in mai_app.__all__:
-        assert getattr(mai_app, name) is not None
+def test_what_is_public_is_this_and_no_more() -> None:
+    errors = {name for name, value in vars(mai_app.errors).items() if isinstance(value, type)}
+    assert set(mai_app.__all__) == errors | {"Detector", "Prediction", "__version__", "load"}
+    assert mai_app.__all__ == sorted(mai_app.__all__)
+    for name in errors:
+        assert getattr(mai_app, name) is getattr(mai_app.errors, name)
+        assert issubclass(getattr(mai_app, name), mai_app.MaiError)
     assert mai_app.load is load
+    assert mai_app.Detector is Detector
     assert mai_app.Prediction is Prediction
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         mai_app.lode  # noqa: B018
@@ -206,7 +200,7 @@ def test_a_small_or_animated_image_is_noted(detector: Detector, tmp_path: Path) 
 def test_what_can_not_be_judged_is_unsure_and_says_why(
     sure: Detector, pixels: npt.NDArray[np.uint8], reason: str
 ) -> None:
-    (prediction,) = sure.predict([("a.png", as_png(pixels))])
+    (prediction,) = sure.predict([("a.png", png_bytes(pixels))])
     assert prediction.verdict == "unsure"
     assert prediction.notes[-1] == reason
     assert prediction.p_synthetic is not None
@@ -328,236 +322,3 @@ def test_rows_are_written_as_they_come() -> None:
         yield row(path="two.jpg")
 
     assert len(list(write_rows(rows(), "jsonl", stream))) == 2
-
-
-# The command
-
-
-def test_help_and_version_are_quick_and_complete(mai: Run) -> None:
-    done = mai("--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"mai {mai_app.__version__}\n", "")
-    done = mai("--help")
-    assert done.returncode == 0
-    for command in ("train", "evaluate", "predict", "demo"):
-        assert command in done.stdout
-    script = (
-        "import sys; from mai_app.cli import main\n"
-        "try: main(['predict', '--help'])\n"
-        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
-    )
-    help_of_predict = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    assert help_of_predict.stdout.splitlines()[-1] == "0 False"
-    for flag in ("--model", "--json", "--jsonl", "--csv", "--device", "--batch-size", "--workers", "--runs"):
-        assert flag in help_of_predict.stdout
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["predict", "--modle", "x", "a.jpg"], "--model"),
-        (["predikt", "a.jpg"], "predict"),
-        (["predict", "--batch-size", "many"], "--batch-size"),
-        (["train"], "--data"),
-        ([], "predict"),
-    ],
-)
-def test_a_wrong_command_line_ends_with_code_2_and_a_hint(mai: Run, words: list[str], expected: str) -> None:
-    done = mai(*words)
-    assert done.returncode == 2
-    assert expected in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_files_folders_patterns_and_what_is_wrong_come_as_one_table(
-    mai: Run, trained_run: Path, images: list[Path], tmp_path: Path
-) -> None:
-    folder = tmp_path / "my photos"
-    folder.mkdir()
-    for name in ("Größe 写真.png", "b\x1b[31m\nc.png", "[1].png"):
-        (folder / name).write_bytes(png())
-    (folder / "small.png").write_bytes(png(60, 80))
-    (folder / "cut.png").write_bytes(png()[:5000])
-    (tmp_path / "empty").mkdir()
-    done = mai("predict", "--model", trained_run, "my photos", images[0], "my photos/[[]*.png", "empty", "*.gif", "-")
-    lines = done.stdout.splitlines()
-    assert lines[0] == "p_synthetic  verdict    file"
-    rows = [re.fullmatch(r" *([\d.]+|–) {2}(\w+|–) +(\S.*)", line) for line in lines[1:]]
-    assert [match and match[3] for match in rows] == [
-        "my photos/Größe 写真.png",
-        "my photos/[1].png",
-        "my photos/b\\x1b[31m\\nc.png",
-        "my photos/cut.png: is damaged or truncated (image file is truncated); get the original file again",
-        "my photos/small.png  (80×60 pixels, smaller than 200×200: enlarged, less reliable; "
-        "too small to be judged: 80×60 pixels, a side under 64)",
-        str(images[0]),
-        "my photos/[1].png",
-        "empty: is a folder without an image file",
-        "*.gif: no file matches the pattern",
-    ]
-    assert (done.returncode, done.stderr) == (1, "mai: 3 of 9 files could not be judged\n")
-
-
-def test_json_takes_any_name_from_standard_input(mai: Run, trained_run: Path, tmp_path: Path) -> None:
-    names = [b"two words.png", "Größe 写真.png".encode(), b"not-utf8-\xff.png"]
-    for name in names:
-        (tmp_path / os.fsdecode(name)).write_bytes(png())
-    stdin = b"\n" + names[0] + b"\r\n   \n" + names[1] + b"\n\n" + names[2] + b"\nnul\0byte.png\n" + b"x" * 300
-    done = mai("predict", "-", "--json", "--model", "small", "--runs", trained_run.parent, stdin=stdin)
-    rows = json.loads(done.stdout)
-    assert [os.fsencode(prediction["path"]) for prediction in rows] == [*names, b"nul\0byte.png", b"x" * 300]
-    assert [list(prediction) for prediction in rows] == [FIELDS] * 5
-    assert all(0 <= prediction["p_synthetic"] <= 1 for prediction in rows[:3])
-    assert all("can't be read" in prediction["error"] for prediction in rows[3:])
-    assert (done.returncode, done.stderr) == (1, "mai: 2 of 5 files could not be judged\n")
-
-
-def test_jsonl_without_a_path_judges_the_folder_test_images(
-    mai: Run, trained_run: Path, images: list[Path], tmp_path: Path
-) -> None:
-    (tmp_path / "test_images").mkdir()
-    (tmp_path / "runs").symlink_to(trained_run.parent)  # the default, too: the run trained last, below runs/
-    for i, path in enumerate(images[:3]):
-        (tmp_path / "test_images" / f"{i}.png").write_bytes(path.read_bytes())
-    done = mai("predict", "--jsonl", "--batch-size", "2", "--workers", "0")
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [prediction["path"] for prediction in rows] == [f"test_images/{i}.png" for i in range(3)]
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_csv_has_a_row_a_file_and_code_2_says_that_none_was_judged(mai: Run, trained_run: Path, tmp_path: Path) -> None:
-    (tmp_path / 'a, "b".jpg').write_text("text")
-    done = mai("predict", "--csv", "--model", trained_run, 'a, "b".jpg', "missing.jpg")
-    head, *rows = csv.reader(io.StringIO(done.stdout))
-    assert head == CELLS.split(",")
-    assert [values[0] for values in rows] == ['a, "b".jpg', "missing.jpg"]
-    assert rows[1][-1] == "no such file"
-    assert (done.returncode, done.stderr) == (2, "mai: 2 of 2 files could not be judged\n")
-
-
-@pytest.fixture
-def run_main(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """The command in this process, in tmp_path: for what needs no process of its own."""
-    cli = importlib.import_module("mai_app.cli")
-
-    def run(*words: object) -> tuple[int, str, str]:
-        code = cli.main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mai_app.models.registry.FOLDER", tmp_path / "weights")  # no model comes with MAI
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b" \n\n")))
-    return run
-
-
-def test_what_can_not_be_done_is_said_in_one_line_with_code_2(
-    run_main: Callable[..., tuple[int, str, str]], trained_run: Path, images: list[Path], tmp_path: Path
-) -> None:
-    cut = tmp_path / "cut.safetensors"
-    cut.write_bytes((trained_run / "best.safetensors").read_bytes()[:1_000_000])
-    for words, expected in (
-        (["--model", trained_run], "nothing to judge: name files or folders, or put images into test_images/"),
-        (
-            ["--model", trained_run, "--json"],
-            "nothing to judge: name files or folders, or put images into test_images/",
-        ),
-        (["--model", trained_run, images[0], "--json", "--csv"], "--json and --csv exclude each other"),
-        (
-            ["--model", trained_run, images[0], "--json", "--jsonl", "--csv"],
-            "--json and --jsonl and --csv exclude each",
-        ),
-        (["--model", cut, images[0]], f"{cut}: truncated, or no safetensors file"),
-        (["--model", "lion", images[0]], "model 'lion' not found; available runs in runs/ = []"),
-        ([images[0]], "no trained model in runs/; train one with `mai train`"),
-        (["--model", trained_run, "--device", "abacus", images[0]], "--device abacus: not to be had"),
-    ):
-        code, out, err = run_main("predict", *words)
-        assert (code, out) == (2, "")
-        assert err.startswith(f"mai: {expected}")
-        assert err.count("\n") == 1
-
-
-def test_an_empty_list_on_standard_input_is_said(
-    run_main: Callable[..., tuple[int, str, str]], trained_run: Path
-) -> None:
-    code, out, err = run_main("predict", "--json", "--model", trained_run, "-")
-    assert (code, json.loads(out)) == (2, [])
-    assert err == "mai: no file was named\n"
-
-
-def test_an_interrupt_and_a_refusal_end_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    cli = importlib.import_module("mai_app.cli")
-
-    def interrupted(config: object) -> int:
-        raise KeyboardInterrupt
-
-    def refused(config: object) -> int:
-        raise MaiError("the reason")
-
-    assert cli.run(TrainConfig(data=Path("x")), interrupted) == 130
-    assert capsys.readouterr().err.splitlines() == ["mai: interrupted"]
-    assert cli.run(PredictConfig(), refused) == 2
-    assert capsys.readouterr().err.splitlines() == ["mai: the reason"]
-
-
-def test_a_reader_that_has_seen_enough_ends_the_command_quietly(
-    trained_run: Path, data_set: Path, tmp_path: Path
-) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "mai_app",
-        "predict",
-        "--batch-size",
-        "1",
-        "--model",
-        str(trained_run),
-        str(data_set),
-    ]
-    done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {shlex.join(command)} | head -1"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "p_synthetic  verdict    file\n", "")
-
-
-def test_local_entry_does_what_mai_does(mai: Run, trained_run: Path, images: list[Path], tmp_path: Path) -> None:
-    words = ["predict", "--model", str(trained_run), "--device", "cpu", str(images[0]), "missing.jpg"]
-
-    def local_entry(*arguments: str) -> subprocess.CompletedProcess[str]:
-        # From another folder, as a script: it has to find the package beside itself.
-        return subprocess.run(
-            [sys.executable, str(ROOT / "local_entry.py"), *arguments],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            check=False,
-        )
-
-    by_mai, by_script = mai(*words), local_entry("--on", "local", *words)
-    assert (by_script.returncode, by_script.stdout, by_script.stderr) == (
-        by_mai.returncode,
-        by_mai.stdout,
-        by_mai.stderr,
-    )
-    assert by_mai.returncode == 1
-    assert len(by_mai.stdout.splitlines()) == 3
-    nowhere = local_entry(*words, "--on", "nowhere")
-    assert (nowhere.returncode, nowhere.stdout) == (2, "")
-    assert nowhere.stderr == "local_entry.py: --on nowhere: not one of local, modal, hosted\n"
-
-
-def test_the_place_is_taken_out_of_the_command_line() -> None:
-    take_place = importlib.import_module("local_entry").take_place
-    assert take_place(["predict", "a.jpg"]) == (["predict", "a.jpg"], "local", False)
-    assert take_place(["predict", "--on", "modal", "a.jpg"]) == (["predict", "a.jpg"], "modal", False)
-    assert take_place(["--on=modal", "train", "--detach"]) == (["train"], "modal", True)
-    assert take_place(["predict", "--on"]) == (["predict"], "", False)

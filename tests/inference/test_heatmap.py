@@ -4,8 +4,11 @@ import colorsys
 import io
 import itertools
 import json
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +19,7 @@ from PIL import Image
 from mai_app.cli import main
 from mai_app.config import Preprocessing
 from mai_app.errors import ImageError, MaiError
-from mai_app.images.decode import Pixels
+from mai_app.images.decode import Pixels, decode
 from mai_app.images.preprocess import resize, shrink
 from mai_app.inference import heatmap as module
 from mai_app.inference.detector import Detector, load
@@ -27,8 +30,8 @@ from mai_app.inference.heatmap import (
     heatmap,
     heatmap_png,
     picture,
+    predict_with_heatmaps,
     write_heatmap,
-    write_heatmaps,
 )
 from tests.conftest import picture as scene
 
@@ -273,8 +276,8 @@ def test_the_png_is_the_colours_at_the_images_size(traces: Detector) -> None:
     ],
 )
 def test_whatever_its_name_the_file_is_in_the_folder(traces: Detector, tmp_path: Path, name: str, file: str) -> None:
-    data = png(scene(np.random.default_rng(8), 0, 20, 20))
-    path = write_heatmap(bright(traces, Preprocessing("crop")), (name, data), tmp_path / "new", set())
+    pixels = scene(np.random.default_rng(8), 0, 20, 20)
+    path = write_heatmap(bright(traces, Preprocessing("crop")), name, pixels, tmp_path / "new", set())
     assert path == tmp_path / "new" / file
     assert [p.name for p in tmp_path.rglob("*")] == ["new", file] or path.is_file()
     assert len(list(tmp_path.rglob("*"))) == 2
@@ -282,12 +285,12 @@ def test_whatever_its_name_the_file_is_in_the_folder(traces: Detector, tmp_path:
 
 def test_equal_names_do_not_meet(traces: Detector, tmp_path: Path) -> None:
     detector = bright(traces, Preprocessing("crop"))
-    data = png(plain(20, 20))
+    pixels = plain(20, 20)
     names = ["a/x.png", "b/x.png", "c/X.PNG", "c/x.png-2", "d/x.png"]
 
     def written() -> list[str]:
         taken: set[str] = set()
-        return [write_heatmap(detector, (name, data), tmp_path, taken).name for name in names]
+        return [write_heatmap(detector, name, pixels, tmp_path, taken).name for name in names]
 
     files = written()
     assert files[0] == "x.png.heatmap.png"
@@ -297,27 +300,48 @@ def test_equal_names_do_not_meet(traces: Detector, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(files)
 
 
-def test_what_can_not_be_judged_or_written_is_said(traces: Detector, tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="gone"):
-        write_heatmap(traces, ImageError("x", "gone"), tmp_path, set())
-    with pytest.raises(ImageError, match="no such file"):
-        write_heatmap(traces, tmp_path / "none.png", tmp_path, set())
+def test_a_folder_that_can_not_be_written_to_is_said(traces: Detector, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(MaiError, match=r"can't be written .* name another folder with --heatmap"):
-        write_heatmap(bright(traces, Preprocessing("crop")), ("x", png(plain(9, 9))), tmp_path / "file", set())
+        write_heatmap(bright(traces, Preprocessing("crop")), "x", plain(9, 9), tmp_path / "file", set())
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_each_judged_file_gets_its_picture_and_its_row(traces: Detector, tmp_path: Path) -> None:
     (tmp_path / "good.png").write_bytes(png(scene(np.random.default_rng(9), 1, 70, 90)))
     (tmp_path / "bad.png").write_bytes(b"nothing")
-    paths = [tmp_path / "bad.png", tmp_path / "good.png"]
-    rows = list(write_heatmaps(traces, traces.predict(paths), tmp_path / "maps"))
-    assert rows == list(traces.predict(paths))
+    good = tmp_path / "good.png"
+    paths = [tmp_path / "bad.png", good, ImageError("x", "gone")]
+    rows = list(predict_with_heatmaps(traces, paths, tmp_path / "maps", evidence=True))
+    assert rows == list(traces.predict(paths, evidence=True))
     assert [p.name for p in (tmp_path / "maps").iterdir()] == ["good.png.heatmap.png"]
-    expected = heatmap(traces, np.asarray(Image.open(paths[1])))
+    expected = heatmap(traces, np.asarray(Image.open(good)))
     made = np.asarray(Image.open(tmp_path / "maps" / "good.png.heatmap.png"))
-    np.testing.assert_array_equal(made, picture(np.asarray(Image.open(paths[1])), expected))
+    np.testing.assert_array_equal(made, picture(np.asarray(Image.open(good)), expected))
+
+
+def test_score_evidence_and_heatmap_take_one_read_and_one_decode(
+    traces: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mai_app.inference import detector as reading  # noqa: PLC0415
+
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for file in files:
+        file.write_bytes(png(scene(np.random.default_rng(9), 1, 70, 90)))
+    calls: Counter[str] = Counter()
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            calls[name] += 1
+            return function(*arguments)
+
+        return call
+
+    for name in ("read_file", "decode"):
+        monkeypatch.setattr(reading, name, counted(name, getattr(reading, name)))
+        monkeypatch.setattr(module, name, counted(f"heatmap's {name}", decode), raising=False)
+    assert len(list(predict_with_heatmaps(traces, files, tmp_path / "maps", evidence=True))) == 3
+    assert calls == {"read_file": 3, "decode": 3}
 
 
 def test_run_again_a_folder_with_its_heatmaps_gets_no_heatmaps_of_them(
@@ -327,7 +351,7 @@ def test_run_again_a_folder_with_its_heatmaps_gets_no_heatmaps_of_them(
     for name in ("good.png", "mine.heatmap.png"):  # the second is the user's own: it lies with the photos
         (tmp_path / name).write_bytes(png(scene(np.random.default_rng(9), 1, 70, 90)))
     for _ in range(2):
-        maps = ["--heatmap", str(tmp_path / "maps"), "--workers", "1", "--jsonl"]
+        maps = ["--heatmap", str(tmp_path / "maps"), "--workers", "1", "--format=jsonl"]
         assert main(["predict", str(tmp_path), "--model", "traces", "--runs", "none", *maps]) == 0
         judged = [Path(json.loads(line)["path"]).name for line in capsys.readouterr().out.splitlines()]
         assert judged == ["good.png", "mine.heatmap.png"]
