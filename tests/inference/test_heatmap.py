@@ -311,7 +311,7 @@ def test_each_judged_file_gets_its_picture_and_its_row(traces: Detector, tmp_pat
     (tmp_path / "good.png").write_bytes(png(scene(np.random.default_rng(9), 1, 70, 90)))
     (tmp_path / "bad.png").write_bytes(b"nothing")
     good = tmp_path / "good.png"
-    paths = [tmp_path / "bad.png", good, ImageError("x", "gone")]
+    paths: tuple[Path | ImageError, ...] = (tmp_path / "bad.png", good, ImageError("x", "gone"))
     rows = list(predict_with_heatmaps(traces, paths, tmp_path / "maps", evidence=True))
     assert rows == list(traces.predict(paths, evidence=True))
     assert [p.name for p in (tmp_path / "maps").iterdir()] == ["good.png.heatmap.png"]
