@@ -1,4 +1,4 @@
-"""From image files to predictions, in a stream: a row a file, in order, whatever is wrong with some of them."""
+"""The detector: from image files to predictions, as a stream of one row per file, in order, errors included."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ from mai_app.inference.prediction import ImageFacts, ModelFacts, Prediction, mod
 from mai_app.models.checkpoint import Checkpoint, load_checkpoint
 from mai_app.models.registry import find_checkpoint, name_of
 
-Judgeable = str | Path | tuple[str, bytes] | ImageError
+ImageInput = str | Path | tuple[str, bytes] | ImageError
 """A file's path, or a name with a file's bytes; an ImageError becomes the row that reports it."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
-    """An image as the detector sees it, or why it can't be seen."""
+class _LoadedImage:
+    """One image read, decoded and preprocessed, or the reason why not."""
 
     name: str
     inputs: Pixels | None = None
@@ -41,7 +41,7 @@ class _Seen:
 
 
 class Detector:
-    """A loaded checkpoint, ready to judge images on one device."""
+    """A checkpoint loaded onto one device, ready to predict."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         self.checkpoint = checkpoint
@@ -51,34 +51,34 @@ class Detector:
 
     @property
     def facts(self) -> ModelFacts:
-        """What there is to know of the model."""
+        """Name, version, calibration and training data of the model."""
         return model_facts(name_of(self.checkpoint.path), self.checkpoint.sha256, self.info)
 
     def predict(
-        self, images: str | Path | Iterable[Judgeable], batch_size: int = 32, workers: int = 2, evidence: bool = False
+        self, images: str | Path | Iterable[ImageInput], batch_size: int = 32, workers: int = 2, evidence: bool = False
     ) -> Iterator[Prediction]:
-        """Judge images one after the other: a Prediction each, in order, made as it is asked for.
+        """Predict images one after the other: a Prediction each, in order, made as it is asked for.
 
-        An image is a path, or a pair of a name and a file's bytes. A file that can't be judged gives a Prediction
+        An image is a path, or a pair of a name and a file's bytes. A file that can't be read gives a Prediction
         with its error. With `evidence` it also has what the file says of its making, which never moves the score.
         Memory does not grow with the number of images.
         """
         if isinstance(images, str | Path):
             images = [images]
-        batch: list[_Seen] = []
-        for item in ordered_map(partial(self._read, evidence, False), images, workers, ahead=workers + 2):
+        batch: list[_LoadedImage] = []
+        for item in ordered_map(partial(self._load, evidence, False), images, workers, ahead=workers + 2):
             batch.append(item)
             if len(batch) >= batch_size:
-                yield from self._judge(batch)
+                yield from self._predict_batch(batch)
                 batch = []
-        yield from self._judge(batch)
+        yield from self._predict_batch(batch)
 
     def predict_pixels(
-        self, images: Iterable[Judgeable], workers: int = 2, evidence: bool = False
+        self, images: Iterable[ImageInput], workers: int = 2, evidence: bool = False
     ) -> Iterator[tuple[Prediction, Pixels | None]]:
         """As `predict`, image by image, each with its pixels (height, width, 3) uint8; None where it has an error."""
-        for item in ordered_map(partial(self._read, evidence, True), images, workers, ahead=workers):
-            (prediction,) = self._judge([item])
+        for item in ordered_map(partial(self._load, evidence, True), images, workers, ahead=workers):
+            (prediction,) = self._predict_batch([item])
             yield prediction, item.pixels
 
     def logits(self, inputs: Sequence[Pixels]) -> npt.NDArray[np.float64]:
@@ -86,7 +86,7 @@ class Detector:
         if not inputs:
             return np.empty(0)
         pixels = torch.from_numpy(np.concatenate(inputs))
-        # On a processor, more at a time only means that what is computed no longer fits into its caches.
+        # On a CPU larger batches only overflow its caches.
         at_a_time = 8 if self.device.type == "cpu" else 256
         with torch.inference_mode():
             parts = [
@@ -104,18 +104,18 @@ class Detector:
         """The verdict on an image of this unclipped score: unsure, whatever the score, where there is doubt."""
         return self.info.calibration.verdict(p_synthetic, doubt)
 
-    def _read(self, evidence: bool, keep_pixels: bool, image: Judgeable) -> _Seen:
+    def _load(self, evidence: bool, keep_pixels: bool, image: ImageInput) -> _LoadedImage:
         try:
             if isinstance(image, ImageError):
                 raise image
             name, data = image if isinstance(image, tuple) else (str(image), read_file(Path(image)))
             decoded = decode(data, name)
         except ImageError as error:
-            return _Seen(error.name, error=error.reason)
+            return _LoadedImage(error.name, error=error.reason)
         height, width = decoded.pixels.shape[:2]
         inputs = to_inputs(decoded.pixels, self.info.preprocessing)
         reason = doubt(decoded.pixels, decoded.jpeg_quality)
-        return _Seen(
+        return _LoadedImage(
             name=name,
             inputs=inputs,
             pixels=decoded.pixels if keep_pixels else None,
@@ -133,25 +133,25 @@ class Detector:
             notes=decoded.notes + input_notes(height, width, self.info.preprocessing) + ((reason,) if reason else ()),
         )
 
-    def _judge(self, batch: list[_Seen]) -> Iterator[Prediction]:
-        scores = iter(self.p_synthetic(self.logits([seen.inputs for seen in batch if seen.inputs is not None])))
+    def _predict_batch(self, batch: list[_LoadedImage]) -> Iterator[Prediction]:
+        scores = iter(self.p_synthetic(self.logits([loaded.inputs for loaded in batch if loaded.inputs is not None])))
         low, high = SHOWN_SCORES
-        for seen in batch:
+        for loaded in batch:
             # Six digits: beyond them the score depends on the processor and on the batch's size.
-            score = None if seen.inputs is None else round(float(next(scores)), 6)
+            score = None if loaded.inputs is None else round(float(next(scores)), 6)
             yield Prediction(
-                path=seen.name,
+                path=loaded.name,
                 p_synthetic=None if score is None else min(max(score, low), high),
-                verdict=None if score is None else self.verdict(score, seen.doubt),
+                verdict=None if score is None else self.verdict(score, loaded.doubt),
                 threshold=round(self.info.calibration.threshold, 6),
                 unsure_low=round(self.info.calibration.unsure_low, 6),
                 unsure_high=round(self.info.calibration.unsure_high, 6),
                 model=self.info.model,
                 version=self.checkpoint.version,
-                image=seen.image,
-                notes=seen.notes,
-                evidence=seen.evidence,
-                error=seen.error,
+                image=loaded.image,
+                notes=loaded.notes,
+                evidence=loaded.evidence,
+                error=loaded.error,
             )
 
 

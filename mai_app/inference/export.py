@@ -1,4 +1,4 @@
-"""From a checkpoint to an ONNX file that says all that running it takes, checked against torch before it is written."""
+"""ONNX export: a checkpoint as a file whose metadata say how to run it, checked against torch before it is written."""
 
 import json
 import warnings
@@ -155,7 +155,7 @@ def _tools() -> tuple[ModuleType, ModuleType]:
 
 
 def _translated(checkpoint: Checkpoint, any_size: bool) -> Any:
-    """The network as an ONNX model, an onnx.ModelProto, that names no place of this machine."""
+    """The network as an ONNX model, an onnx.ModelProto, without paths of this machine."""
     size = checkpoint.info.preprocessing.size
     # Two images and odd sides: what the exporter sees only once, or only as 1, it takes for fixed.
     example = torch.zeros(2, 3, *((137, 251) if any_size else (size, size)))

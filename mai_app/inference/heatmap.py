@@ -1,7 +1,7 @@
-"""From an image to where in it the score comes from: logits by place, and pictures of them.
+"""Heatmaps: which parts of an image its score comes from, as logits on a grid and as pictures.
 
 A heatmap is no map of manipulated regions. MAI was trained on whole images that are synthetic or authentic, never on
-edited ones, and no figure says how often the colour of a place is right. It shows what moved the score, no more.
+edited ones, and no figure says how often the colour of a part is right. It shows what moved the score, no more.
 """
 
 import io
@@ -26,8 +26,9 @@ from mai_app.inference.prediction import Prediction
 from mai_app.models.calibration import sigmoid
 
 Logits = npt.NDArray[np.float32]
-Shows = Literal["places", "windows", "occlusion"]
-"""What a cell's value is: the place's own logit, the mean logit of the windows over it, or the logit without it."""
+Shows = Literal["patches", "windows", "occlusion"]
+"""What a cell's value is: the own logit of a patch, the mean logit of the windows over it, or its drop when it
+is covered."""
 
 ANCHORS: Final = (
     (-4.0, (20, 82, 158)),
@@ -41,17 +42,17 @@ orange to synthetic; the two differ for people who can't tell red from green, to
 LONGEST: Final = 2048
 """Longest side of the pictures that are written or sent, in pixels."""
 
-_CELL: Final = 16  # pixels a side of a place of TraceNet
-_TILE: Final = 32  # places a side that are computed at a time: 512 pixels
-_HALO: Final = 2  # places around a tile: a place sees 14 pixels beyond its own 16, so that 32 are enough
+_CELL: Final = 16  # pixels a side of a patch of TraceNet
+_TILE: Final = 32  # patches a side that are computed at a time: 512 pixels
+_HALO: Final = 2  # patches around a tile: a patch sees 14 pixels beyond its own 16, so that 32 are enough
 _ENDING: Final = ".heatmap.png"
 _PATCH: Final = 40  # pixels a side of the grey patch, on the stretched image
 _GREY: Final = 128
 _SMALLEST: Final = 512  # pixels; smaller pictures are enlarged by a whole factor, to be seen beside their scale
 _WORDS: Final = {
-    "places": "What each place by itself says, as a score. Not a map of edits.",
-    "windows": "What the windows over each place say, as a score. Not a map of edits.",
-    "occlusion": "How far the logit falls when a place is covered. Not a map of edits.",
+    "patches": "The score of each small patch by itself. Not a map of edits.",
+    "windows": "The mean score of the windows over each part. Not a map of edits.",
+    "occlusion": "How far the logit falls when a part is covered. Not a map of edits.",
 }
 
 
@@ -73,17 +74,17 @@ class Heatmap:
 def heatmap(detector: Detector, pixels: Pixels) -> Heatmap:
     """Where the score of an image (height, width, 3) uint8 comes from; which way depends on the model.
 
-    places: for networks that judge each place by itself (traces). The logit of every 16×16 pixels from the up to 44×44
+    patches: for networks that score each patch by itself (traces). The logit of every 16×16 pixels from the up to 44×44
     around them. Over the whole image at native size, of which the score has five crops at most: the mean of the cells
     is the logit of the whole image, and near that of the score. At the image's edges, as at those of a crop, the
     network sees its own padding, which may pull either way. For --input resize, of the stretched image.
 
-    windows: for other networks with --input crop. The image is judged in windows of the network's input size, half a
+    windows: for other networks with --input crop. The image is scored in windows of the network's input size, half a
     window apart; a cell is half a window a side, and its value the mean logit of the windows over it.
 
-    occlusion: for other networks with --input resize, which judge the image as one. A grey patch of a fifth of the
+    occlusion: for other networks with --input resize, which score the image as a whole. A grey patch of a fifth of the
     image's sides is moved over it by half its side; a cell's value is how far the logit falls where the patches over it
-    lie, on average. Above 0: with this place the image looks more synthetic than without it. These values are
+    lie, on average. Above 0: with this part the image looks more synthetic than without it. These values are
     differences, so that their mean is no score.
 
     Images larger than the model's `longest` are scaled down first, smaller ones than the input continued by mirroring,
@@ -92,12 +93,12 @@ def heatmap(detector: Detector, pixels: Pixels) -> Heatmap:
     """
     how = detector.info.preprocessing
     height, width = pixels.shape[:2]
-    judges_places = hasattr(detector.checkpoint.network, "places")
-    shows: Shows = "places" if judges_places else "windows" if how.input == "crop" else "occlusion"
+    scores_patches = hasattr(detector.checkpoint.network, "patch_logits")
+    shows: Shows = "patches" if scores_patches else "windows" if how.input == "crop" else "occlusion"
     shrunk = shrink(pixels, how.longest or None)
     seen = mirrored(shrunk, how.size) if how.input == "crop" else resize(pixels, how.size)
-    if shows == "places":
-        logits, side = _places(detector, seen), _CELL
+    if shows == "patches":
+        logits, side = _patches(detector, seen), _CELL
     elif shows == "windows":
         logits, side = _windows(detector, seen), how.size // 2
     else:
@@ -112,8 +113,8 @@ def heatmap(detector: Detector, pixels: Pixels) -> Heatmap:
     return Heatmap(values, cell, width, height, shows)
 
 
-def _places(detector: Detector, pixels: Pixels) -> npt.NDArray[np.float64]:
-    """Logits of all places, tile by tile; what a tile lacks at its border no place that is kept can see."""
+def _patches(detector: Detector, pixels: Pixels) -> npt.NDArray[np.float64]:
+    """Logits of all patches, tile by tile; no patch that is kept sees what a tile lacks at its border."""
     rows, columns = (-(-side // _CELL) for side in pixels.shape[:2])
     logits = np.empty((rows, columns))
     for top, left in product(range(0, rows, _TILE), range(0, columns, _TILE)):
@@ -124,7 +125,7 @@ def _places(detector: Detector, pixels: Pixels) -> npt.NDArray[np.float64]:
         ]
         with torch.inference_mode():
             images = to_floats(torch.from_numpy(tile.copy()[None]), detector.device)
-            found = detector.checkpoint.network.places(images)[0].cpu().numpy()  # type: ignore[operator]
+            found = detector.checkpoint.network.patch_logits(images)[0].cpu().numpy()  # type: ignore[operator]
         logits[top : top + _TILE, left : left + _TILE] = found[above : above + _TILE, before : before + _TILE]
     return logits
 
@@ -245,7 +246,7 @@ def _scale(width: int, shows: Shows) -> Pixels:
 def heatmap_png(detector: Detector, name: str, data: bytes) -> bytes:
     """PNG of the colours alone over an image file's bytes, to be laid over it: its size, at most LONGEST a side.
 
-    Raises ImageError, with `name`, for what can't be judged.
+    Raises ImageError, with `name`, for what can't be decoded.
     """
     return _png(colours(heatmap(detector, decode(data, name).pixels), LONGEST))
 
@@ -269,9 +270,9 @@ def write_heatmap(detector: Detector, name: str, pixels: Pixels, folder: Path, t
 def predict_with_heatmaps(
     detector: Detector, files: Iterable[Path | ImageError], folder: Path, workers: int = 2, evidence: bool = False
 ) -> Iterator[Prediction]:
-    """As Detector.predict, and write the heatmap of each image that was judged before its prediction comes.
+    """As Detector.predict, and write the heatmap of each image that was decoded before its prediction comes.
 
-    Each file is read and decoded once, and the images are judged one by one, for their pixels are kept meanwhile. An
+    Each file is read and decoded once, and the images are scored one by one, for their pixels are kept meanwhile. An
     earlier call's heatmaps in the folder are left out of `files`: run again, a folder that holds both has more images
     than its user put there.
     """
@@ -284,7 +285,7 @@ def predict_with_heatmaps(
 
 
 def is_heatmap(file: Path, folder: Path) -> bool:
-    """Whether a file is one that an earlier `write_heatmaps` left in the folder, by its name and place."""
+    """Whether a file is one that an earlier call left in the folder, by its name and folder."""
     return file.name.endswith(_ENDING) and file.parent.resolve() == folder.resolve()
 
 

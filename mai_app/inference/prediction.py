@@ -1,4 +1,4 @@
-"""What MAI says about an image file, and that as rows of text: a table, JSON, JSON lines or CSV."""
+"""Predictions: one row per image file, and its text forms: table, JSON, JSON lines and CSV."""
 
 import csv
 import json
@@ -34,10 +34,10 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What there is to know of the model behind a score, from its checkpoint."""
+    """The model behind a score: name, version, calibration and error rates, from its checkpoint."""
 
     name: str
-    """What it is asked for by."""
+    """Name that --model takes."""
     network: str
     version: str
     """Names weights and calibration: the first digits of sha256. A Prediction has it too."""

@@ -1,4 +1,4 @@
-"""Networks of torchvision with one output: from random weights, or from those that it has pretrained on ImageNet."""
+"""Backbones of torchvision with one output: with random weights, or with those pretrained on ImageNet."""
 
 import urllib.error
 from typing import Final
@@ -10,13 +10,13 @@ from torch import nn
 from mai_app.errors import RunError
 
 HEADS: Final = {"resnet18": "fc", "convnext-base": "classifier.2"}
-"""The networks that are taken, and their last layer: one small, one strong."""
+"""Supported networks and the name of their last layer."""
 
 
 class Backbone(nn.Module):
     """A torchvision network whose last layer gives one logit.
 
-    Input (n, 3, height, width) float in [0, 1], 32 pixels a side or more, brought to ImageNet's mean and deviation
+    Input (n, 3, height, width) float in [0, 1], 32 pixels a side or more, normalised by ImageNet's mean and deviation
     here; output (n,) logits, above 0 for synthetic.
     """
 

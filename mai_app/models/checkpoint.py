@@ -1,4 +1,4 @@
-"""From a trained network to one file and back: safetensors weights with everything that predicting needs, as JSON."""
+"""Checkpoints: a trained network saved as one safetensors file with all that predicting needs, and loaded again."""
 
 import hashlib
 import json

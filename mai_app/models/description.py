@@ -1,4 +1,4 @@
-"""What a checkpoint's file says about itself, as JSON in its header: read and checked without torch or the weights."""
+"""Checkpoint metadata: the JSON in a checkpoint's header, read and checked without torch and without the weights."""
 
 import hashlib
 import json

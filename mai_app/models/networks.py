@@ -1,4 +1,4 @@
-"""From batches of pixels to logits: the networks, and nothing else."""
+"""The networks: from batches of pixels to logits. Adding one is adding a class and a row of MODELS."""
 
 from collections.abc import Callable
 from functools import partial
@@ -49,9 +49,9 @@ class TraceNet(nn.Module):
     Beside the colours it sees each pixel's difference from its neighbours, in which upsampling shows (Tan et al. 2024,
     "Rethinking the Up-Sampling Operations in CNN-based Generative Network for Generalizable Deepfake Detection"). No
     unit sees more than 44 pixels across, so that it learns textures rather than scenes (Chai et al. 2020, "What makes
-    fake images detectable?"). The first step makes channels of each square of 2×2 pixels: nothing is lost, as it would
-    be by an early stride or pooling, and it costs less than a layer on all pixels. An image's logit is the mean over
-    all places.
+    fake images detectable?"). The first step turns each square of 2×2 pixels into channels: nothing is lost, as it
+    would be by an early stride or pooling, and it costs less than a layer on all pixels. An image's logit is the mean
+    over all patches.
 
     Input (n, 3, height, width) float in [0, 1], 16 pixels a side or more; output (n,) logits, above 0 for synthetic.
     1.14 GFLOP for a 200×200 crop.
@@ -70,10 +70,10 @@ class TraceNet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (n,) of images (n, 3, height, width)."""
-        return self.places(images).mean((1, 2))
+        return self.patch_logits(images).mean((1, 2))
 
-    def places(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (n, height / 16, width / 16), rounded up, of the neighbourhoods; their mean is the image's logit."""
+    def patch_logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (n, height / 16, width / 16), rounded up, of 16×16 pixel patches; their mean is the image's logit."""
         height, width = images.shape[2:]
         images = F.pad(images, (0, width % 2, 0, height % 2), mode="replicate")
         around = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)

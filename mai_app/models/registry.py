@@ -1,4 +1,4 @@
-"""All models that can be named: those that come with MAI and those of the runs; where they are and what they are."""
+"""The model registry: every model that --model can name, shipped ones and runs, with path, default and description."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,17 +38,17 @@ def find_checkpoint(name: str, runs: Path) -> Path:
 
     Raises CheckpointError that lists what there is.
     """
-    there, come_with = trained_runs(runs), shipped_models()
+    trained, shipped = trained_runs(runs), shipped_models()
     if not name:
-        if there:
-            return list(there.values())[-1]
-        if SHIPPED in come_with:
-            return come_with[SHIPPED]
+        if trained:
+            return list(trained.values())[-1]
+        if SHIPPED in shipped:
+            return shipped[SHIPPED]
         raise CheckpointError(
             f"no trained model in {runs}/; train one with `mai train`, or name a file with --model; "
-            f"shipped models = {list(come_with)}"
+            f"shipped models = {list(shipped)}"
         )
-    named = [models[name] for models in (there, come_with) if name in models]
+    named = [models[name] for models in (trained, shipped) if name in models]
     candidates = [Path(name), Path(name) / BEST, *named]
     try:
         return next(path for path in candidates if path.is_file())
@@ -56,7 +56,7 @@ def find_checkpoint(name: str, runs: Path) -> Path:
         raise CheckpointError(f"model {name!r} can't be read ({error.strerror})") from None
     except StopIteration:
         raise ModelNameError(
-            f"model {name!r} not found; available runs in {runs}/ = {list(there)}, shipped models = {list(come_with)}"
+            f"model {name!r} not found; available runs in {runs}/ = {list(trained)}, shipped models = {list(shipped)}"
         ) from None
 
 
@@ -93,11 +93,11 @@ def list_models(runs: Path) -> list[ListedModel]:
 
     A file that can't be read is a row with its error. torch is not needed: the weights are hashed and not loaded.
     """
-    there, come_with = trained_runs(runs), shipped_models()
-    default = list(there)[-1] if there else SHIPPED
+    trained, shipped = trained_runs(runs), shipped_models()
+    default = list(trained)[-1] if trained else SHIPPED
     # A run goes before a shipped model of its name, which then has none to be asked for by.
-    rows = [_listed(name, "shipped", path, name == default) for name, path in come_with.items() if name not in there]
-    return rows + [_listed(name, "run", path, name == default) for name, path in there.items()]
+    rows = [_listed(name, "shipped", path, name == default) for name, path in shipped.items() if name not in trained]
+    return rows + [_listed(name, "run", path, name == default) for name, path in trained.items()]
 
 
 def table(models: Iterable[ListedModel], runs: Path) -> str:

@@ -21,7 +21,7 @@ from mai_app.errors import CheckpointError, ImageError, RunError
 from mai_app.evidence.statements import Evidence
 from mai_app.images.decode import encode_jpeg
 from mai_app.images.find import walk_images
-from mai_app.inference.detector import Detector, Judgeable, load
+from mai_app.inference.detector import Detector, ImageInput, load
 from mai_app.inference.prediction import Format, ImageFacts, Prediction, prediction_of, write_rows
 from mai_app.models.checkpoint import load_checkpoint
 from tests.conftest import picture, png_bytes
@@ -148,7 +148,7 @@ def test_bytes_and_their_file_are_judged_alike(detector: Detector, images: list[
 
 def test_a_bad_file_is_a_row_and_the_rest_goes_on(detector: Detector, images: list[Path], tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no image")
-    items: list[Judgeable] = [
+    items: list[ImageInput] = [
         images[0],
         tmp_path / "text.jpg",
         tmp_path / "missing.jpg",

@@ -65,14 +65,14 @@ def map_of(values: npt.ArrayLike, cell: float = 16.0) -> Heatmap:
     """A heatmap of whole cells with these values."""
     logits = np.array(values, np.float32)
     rows, columns = logits.shape
-    return Heatmap(logits, (cell, cell), int(columns * cell), int(rows * cell), "places")
+    return Heatmap(logits, (cell, cell), int(columns * cell), int(rows * cell), "patches")
 
 
 def whole(detector: Detector, pixels: Pixels) -> npt.NDArray[np.float32]:
     """The places of an image, computed at once."""
     images = torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32)[None] / 255)
     with torch.inference_mode():
-        places = detector.checkpoint.network.places(images)[0].numpy()  # type: ignore[operator]
+        places = detector.checkpoint.network.patch_logits(images)[0].numpy()  # type: ignore[operator]
     return np.asarray(places / detector.info.calibration.temperature, np.float32)
 
 
@@ -86,7 +86,7 @@ def test_tile_by_tile_is_as_all_at_once(
     assert found.logits.shape == (-(-height // 16), -(-width // 16))
     assert found.logits.dtype == np.float32
     np.testing.assert_allclose(found.logits, whole(traces, pixels), atol=1e-4)
-    assert (found.cell, found.width, found.height, found.shows) == ((16, 16), width, height, "places")
+    assert (found.cell, found.width, found.height, found.shows) == ((16, 16), width, height, "patches")
 
 
 def test_a_smaller_halo_would_not_do(traces: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_who_can_not_tell_red_from_green_reads_the_colours() -> None:
 
 
 def test_the_colours_have_the_images_size_or_the_longest_that_is_asked_for() -> None:
-    found = Heatmap(np.zeros((3, 5), np.float32), (16, 16), 70, 33, "places")
+    found = Heatmap(np.zeros((3, 5), np.float32), (16, 16), 70, 33, "patches")
     assert colours(found).shape == (33, 70, 3)
     assert colours(found).dtype == np.uint8
     assert colours(found, 35).shape == (16, 35, 3)
@@ -205,7 +205,7 @@ def test_a_cell_lies_where_it_belongs() -> None:
     values = np.zeros((4, 6))
     values[1, 4] = 4
     # 90 of 96 pixels wide: the last column of cells reaches beyond the image.
-    seen = colours(Heatmap(values.astype(np.float32), (16, 16), 90, 64, "places")).astype(int)
+    seen = colours(Heatmap(values.astype(np.float32), (16, 16), 90, 64, "patches")).astype(int)
     orange = seen[..., 2].argmin()
     y, x = divmod(int(orange), 90)
     assert (abs(y - 23.5) <= 1, abs(x - 71.5) <= 1) == (True, True)
@@ -215,7 +215,7 @@ def test_a_cell_lies_where_it_belongs() -> None:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (64, 64), (700, 500), (30, 1500), (1500, 12), (2500, 3000)])
 def test_a_picture_has_the_image_and_a_legible_scale(height: int, width: int) -> None:
     shown = picture(
-        plain(height, width), Heatmap(np.full((1, 1), 4, np.float32), (height, width), width, height, "places")
+        plain(height, width), Heatmap(np.full((1, 1), 4, np.float32), (height, width), width, height, "patches")
     )
     tall, wide = shown.shape[:2]
     assert 512 <= wide <= 2048

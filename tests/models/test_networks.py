@@ -118,17 +118,17 @@ def test_traces_keeps_to_its_size_and_its_arithmetic(traces: TraceNet) -> None:
 
 def test_no_unit_of_traces_sees_more_than_44_pixels(traces: TraceNet) -> None:
     images = torch.rand(1, 3, 200, 200, requires_grad=True)
-    traces.places(images)[0, 6, 6].backward()  # type: ignore[no-untyped-call]
+    traces.patch_logits(images)[0, 6, 6].backward()  # type: ignore[no-untyped-call]
     assert images.grad is not None
     seen = images.grad.abs().sum((0, 1)) > 0
     assert (seen.any(0).sum().item(), seen.any(1).sum().item()) == (44, 44)
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (200, 200), (33, 257)])
-def test_traces_takes_any_size_and_averages_its_places(traces: TraceNet, height: int, width: int) -> None:
+def test_traces_takes_any_size_and_averages_its_patches(traces: TraceNet, height: int, width: int) -> None:
     images = torch.rand(2, 3, height, width)
     with torch.inference_mode():
-        places, logits = traces.places(images), traces(images)
+        places, logits = traces.patch_logits(images), traces(images)
     assert places.shape == (2, -(-height // 16), -(-width // 16))
     torch.testing.assert_close(places.mean((1, 2)), logits)
 

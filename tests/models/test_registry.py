@@ -84,7 +84,7 @@ def test_a_package_without_the_folder_ships_nothing(weights: Path) -> None:
 def test_models_lists_what_there_is(trained_run: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = ship(trained_run, weights)
     checkpoint = load_checkpoint(path)
-    assert main(["models", "--json"]) == 0
+    assert main(["models", "--format", "json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row == {
         "name": SHIPPED,
@@ -160,7 +160,7 @@ def test_predict_works_right_after_installation(installed: Path, trained_run: Pa
         "detector = mai_app.load()\n"
         "print(detector.checkpoint.path)\n"
         "from mai_app.cli import main\n"
-        "sys.exit(main(['predict', '--json', 'photo.jpg']))"
+        "sys.exit(main(['predict', '--format', 'json', 'photo.jpg']))"
     )
     done = in_python(code, installed, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
