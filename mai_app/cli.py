@@ -332,7 +332,7 @@ def paths_to_judge(config: PredictConfig) -> Iterator[str]:
     from mai_app.images.find import named_paths  # noqa: PLC0415
 
     if not config.paths and not Path(TEST_IMAGES).is_dir():
-        raise MaiError(f"nothing to judge: name files or folders, or put images into {TEST_IMAGES}/")
+        raise MaiError(f"nothing to predict: name files or folders, or put images into {TEST_IMAGES}/")
     return named_paths(config.paths or (TEST_IMAGES,))
 
 

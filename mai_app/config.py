@@ -1,4 +1,4 @@
-"""Every default of MAI: frozen dataclasses, most of which are also the flags of the command line."""
+"""All defaults and limits of MAI: constants, recipes, and the options of every command as frozen dataclasses."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +50,7 @@ SERVE_LIMITS = ServeLimits()
 
 @dataclass(frozen=True)
 class DoubtLimits:
-    """What an image must have for a verdict: beyond these limits it is unsure, whatever its score.
+    """What an image must have for a verdict: outside these limits it is unsure, whatever its score.
 
     Set so that next to none of the development set's val images, as found, falls under them (docs/decisions.md).
     """
@@ -98,7 +98,7 @@ SMALLEST_CROP = 32
 NEAR_DUPLICATE_BITS = 4
 """Images whose 64-bit perceptual hashes differ in at most so many bits are near duplicates (docs/decisions.md)."""
 AUDIT_LIMIT = 0.6
-"""`mai audit --strict` fails where the files alone tell the classes apart with a higher AUROC."""
+"""`mai audit --strict` fails where the files' properties alone predict the class with a higher AUROC."""
 
 FPR_CEILING = 0.05
 """The decision threshold lets at most this share of the authentic validation images be called synthetic."""
@@ -107,7 +107,7 @@ UNSURE_ACCURACY = 0.95
 UNSURE_MIN_IMAGES = 20
 """A side of the unsure band is opened only if at least this many validation images lie beyond it."""
 CALIBRATION_MIN_IMAGES = 20
-"""Images of either class that `mai calibrate` needs: of fewer, FPR_CEILING is not even one."""
+"""Images of either class that `mai calibrate` needs: with fewer, FPR_CEILING is less than one image."""
 SHOWN_SCORES = (0.01, 0.99)
 """Scores are shown no nearer to 0 and 1: a few hundred validation images can't tell one image of 100 from none."""
 
@@ -117,7 +117,7 @@ SHIPPED = "traces"
 RUNS = Path("runs")
 PREPARED = Path("prepared")
 TEST_IMAGES = "test_images"
-"""Folder that `mai predict` judges when it is given no path, as the first MAI did."""
+"""Folder that `mai predict` reads when it is given no path, as the first MAI did."""
 
 
 ModelOption = Annotated[
@@ -147,33 +147,33 @@ DetachOption = Annotated[
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Make a training set from the Hub's data sets, or your own: downloaded, grouped, split, stored without loss.
+    """Build a training set from Hub data sets or your own folders: download, deduplicate, split, store losslessly.
 
-    The same command carries on where it was stopped. Exit code 0: all sources are in it, 1: some could not be had.
+    The same command resumes where it was stopped. Exit code 0: all sources are in the set, 1: some were unavailable.
     """
 
     source: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A row of --list, owner/name[@revision] of the Hub, or a folder here; once for each. Default: all rows."""
+    """A row of --list, owner/name[@revision] on the Hub, or a folder; once for each. Default: all rows."""
     label: tyro.conf.UseAppendAction[tuple[Literal["authentic", "synthetic"], ...]] = ()
-    """Label of sources of your own: one for all of them, or one for each. Default: a folder's class folders."""
+    """Label of your own sources: one for all, or one for each. Default: a folder's class folders."""
     files: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Pattern of the zip or parquet files to take from your own Hub data sets. Default: all, from the main branch."""
+    """Glob pattern of the zip or parquet files of your own Hub data sets. Default: all on the main branch."""
     list: bool = False
-    """Show the table of sources, and make nothing."""
+    """Show the table of known sources and exit."""
     name: str = "six"
     """Name of the prepared set, a folder below --prepared."""
     parts: int | None = None
-    """Remote files a source at most, drawn by the seed. Default: the row's."""
+    """Maximum number of remote files per source, drawn by the seed. Default: the row's."""
     cap: int | None = None
-    """Images a source at most, drawn by the seed, shared evenly by its files. Default: the row's."""
+    """Maximum number of images per source, drawn by the seed, the same from each of its files. Default: the row's."""
     require: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A source without which nothing is made, or all; once for each."""
+    """Fail if this source is unavailable; once for each, or all."""
     seed: int = 0
-    """Seed of all draws and of the split."""
+    """Seed of sampling and of the split."""
     jobs: int = 2
-    """Remote files worked on at a time."""
+    """Remote files processed at a time."""
     retry_seconds: float = 2.0
-    """First pause before a failed download is tried again; it doubles five times."""
+    """Seconds before the first retry of a failed download; doubles with each of five retries."""
     prepared: PreparedOption = PREPARED
     on: PlaceOption = "local"
     detach: DetachOption = False
@@ -181,14 +181,14 @@ class PrepareConfig:
 
 @dataclass(frozen=True)
 class AuditConfig:
-    """Measure what the files alone give away: format, size, JPEG quality; and what is twice or unreadable."""
+    """Measure how well format, size and JPEG quality alone predict the class; list duplicates and unreadable files."""
 
     data: Annotated[Path, tyro.conf.Positional]
     """Data set: a folder laid out by class, or a prepared set."""
     strict: bool = False
     """Exit code 3 if the files alone tell the classes apart with an AUROC over --limit."""
     limit: float = AUDIT_LIMIT
-    """AUROC allowed by --strict."""
+    """Highest AUROC that --strict accepts."""
     out: Path | None = None
     """Folder of the report. Default: audit/, in the prepared set."""
     prepared: PreparedOption = PREPARED
@@ -196,25 +196,25 @@ class AuditConfig:
 
 @dataclass(frozen=True)
 class TwinsConfig:
-    """Make a data set with a synthetic twin of each authentic train and val image: like it, but for a decoder's traces.
+    """Make a data set with a synthetic twin of each authentic image: the same picture passed through an autoencoder.
 
-    The same command carries on where it was stopped.
+    Train and val images get twins, test images none. The same command resumes where it was stopped.
     """
 
     data: Path
     """Data set: a folder laid out by class."""
     out: Path
-    """Folder of the new data set: the images of --data, linked, and the twins."""
+    """Folder of the new data set: hard links to the images of --data, and the twins."""
     autoencoder: str = "mixed"
-    """nearest, transposed or shuffle: a small one, trained here; mixed: all three; or OWNER/NAME of the Hub."""
+    """nearest, transposed or shuffle: a small one, trained here; mixed: all three; or OWNER/NAME on the Hub."""
     steps: int = 600
-    """Steps of training a small autoencoder."""
+    """Training steps of a small autoencoder."""
     side: int = 0
-    """Of larger images make the twin of a window of at most so many pixels a side; 0: always of the whole image."""
+    """Maximum side of a twin in pixels: larger images get the twin of a window. 0: always the whole image."""
     mix: float = 0.0
-    """Mix up to this share of the original into its twin, drawn for each image."""
+    """Blend up to this share of the original into its twin, drawn for each image."""
     seed: int = 0
-    """Seed of the training and of all draws."""
+    """Seed of training and sampling."""
     device: DeviceOption = "auto"
     prepared: PreparedOption = PREPARED
     on: PlaceOption = "local"
@@ -243,7 +243,7 @@ RECIPES: Final[dict[RecipeName, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a detector on a folder of images. The same command carries on a run that was stopped."""
+    """Train a detector on a folder of images; the same command resumes a run that was stopped."""
 
     data: Path
     """Data set: {train,val,test}/{authentic,synthetic}/…, or the two class folders; or a prepared set, or its name."""
@@ -301,17 +301,17 @@ def from_recipe(recipe: RecipeName, data: Path, **settings: Any) -> TrainConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Measure a checkpoint on a data set: whole, per source, generator and kind, in four tiers of damage."""
+    """Evaluate a checkpoint on a data set: overall and per source, generator and kind, in four tiers of degradation."""
 
     data: Path
     """Data set, as for training."""
     model: ModelOption = ""
     split: Literal["train", "val", "test", "all"] = "test"
-    """Which part of the data set is judged."""
+    """Part of the data set to evaluate on."""
     bias: bool = False
-    """Also save some images differently (PNG, JPEG, WebP, cut, rescaled) and see whether their scores follow."""
+    """Also re-save some images (PNG, JPEG, WebP, cropped, rescaled) and measure how far their scores shift."""
     bias_images: int = 300
-    """Images of --bias at most, half of them of either class, drawn by a fixed seed."""
+    """Maximum number of images for --bias, half of either class, drawn by a fixed seed."""
     out: Path | None = None
     """Folder of the report. Default: RUN/report-SPLIT."""
     device: DeviceOption = "auto"
@@ -324,13 +324,13 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class CalibrateConfig:
-    """Fit a checkpoint's scores, threshold and unsure band on whole val images in all four tiers of damage.
+    """Calibrate a checkpoint's scores, threshold and unsure band on whole val images in all four tiers.
 
     Writes them into the checkpoint; the weights stay as they are.
     """
 
     data: Path
-    """Data set, as for training; its val part is judged."""
+    """Data set, as for training; its val part is used."""
     model: ModelOption = ""
     device: DeviceOption = "auto"
     workers: WorkersOption = 2
@@ -342,19 +342,22 @@ class CalibrateConfig:
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Judge image files: a row each, in order. Exit code 0: all judged, 1: some not, 2: none, or bad usage."""
+    """Predict image files: one row per file, in order.
+
+    Exit code 0: all files have a score, 1: some have not, 2: none has, or wrong usage.
+    """
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional] = field(default_factory=tuple)
-    """Files, folders, globs, or - for a list on standard input. Default: the folder test_images/."""
+    """Files, folders, glob patterns, or - for a list on standard input. Default: the folder test_images/."""
     model: ModelOption = ""
     format: FormatOption = "table"
     evidence: bool = False
-    """Also say what the files say of their making: Content Credentials, EXIF, text of generators, …"""
+    """Also read provenance metadata: Content Credentials, EXIF, text written by generators, …"""
     heatmap: Path | None = None
-    """Folder to write a picture into for each image: where in it the score comes from."""
+    """Folder for a picture per image that shows which parts the score comes from."""
     device: DeviceOption = "auto"
     batch_size: int = 32
-    """Images judged at a time."""
+    """Images per forward pass."""
     workers: WorkersOption = 2
     runs: RunsOption = RUNS
     on: Annotated[
@@ -365,16 +368,16 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class ScanConfig:
-    """Judge files by the thousand into a file of rows; the same command carries on where it was stopped.
+    """Predict thousands of files into a JSON-lines file; the same command resumes where it was stopped.
 
-    Exactly one row a file, as `mai predict --jsonl` writes it. Exit code 0: all judged, 1: some not, 2: none, or bad
-    usage.
+    Exactly one row per file, as `mai predict --format jsonl` writes it. Exit code 0: all files have a score, 1: some have
+    not, 2: none has, or wrong usage.
     """
 
     path: Annotated[str, tyro.conf.Positional]
     """Folder, image, or list of files: .txt with a path a line, or .csv with a column path or file."""
     out: Path = Path("scan.jsonl")
-    """File of the rows; those that it holds already are not judged again."""
+    """Output file; files that have a row in it are skipped."""
     model: ModelOption = ""
     device: DeviceOption = "auto"
     workers: WorkersOption = 2
@@ -384,19 +387,19 @@ class ScanConfig:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """Train a few settings by a few seeds, and show which is best on validation images. It carries on when stopped.
+    """Train combinations of settings with several seeds and rank them by validation loss; resumes when stopped.
 
-    Exit code 0: all runs finished, 1: some did not, 2: none did, or bad usage.
+    Exit code 0: all runs finished, 1: some did not, 2: none did, or wrong usage.
     """
 
     data: Path
     """Data set, as for training."""
     vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """SETTING=VALUE[,VALUE…] of `mai train`; once for each setting; one value fixes it."""
+    """SETTING=VALUE[,VALUE…] of `mai train`, recipe included; once for each setting. One value fixes it."""
     seeds: int = 2
-    """Runs a combination of settings, each with another seed."""
+    """Runs per combination of settings, each with its own seed."""
     name: str = "sweep"
-    """Start of the runs' names, and the folder below --runs with the results."""
+    """Prefix of the runs' names, and the folder below --runs with the results."""
     device: DeviceOption = "auto"
     runs: RunsOption = RUNS
     prepared: PreparedOption = PREPARED
@@ -406,7 +409,7 @@ class SweepConfig:
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """Serve the page and the HTTP API on this machine, to this machine. Images are neither stored nor logged."""
+    """Serve the web page and the HTTP API on this machine; images are neither stored nor logged."""
 
     model: ModelOption = ""
     host: str = "127.0.0.1"
@@ -420,7 +423,7 @@ class ServeConfig:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Write a model as ONNX, for use without torch, and check that it says the same."""
+    """Export a model to ONNX, for use without torch, and check that its scores are the same."""
 
     out: Path = Path("model.onnx")
     """File to write."""
@@ -430,7 +433,7 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class ModelsConfig:
-    """List the models that can be named with --model: the runs, and those that come with MAI."""
+    """List the models that --model can name: the runs, and those that come with MAI."""
 
     format: Literal["table", "json"] = "table"
     """table: for people; json: one array."""
@@ -439,12 +442,12 @@ class ModelsConfig:
 
 @dataclass(frozen=True)
 class CardConfig:
-    """Write a model card: what a checkpoint is, how well it does by its report, and what it can't do."""
+    """Write a model card from a checkpoint and the reports of its evaluation."""
 
     report: Path
-    """Folder of the report that `mai evaluate` wrote of this model, on images that it was not trained on."""
+    """Report folder that `mai evaluate` wrote for this model, on images that it was not trained on."""
     beside: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
-    """Folder of a report of another model on the same images, for comparison; once for each."""
+    """Report folder of another model on the same images, for comparison; once for each."""
     model: str = ""
     """Checkpoint file, run folder, or name of a run or shipped model. Default: the file that the report names."""
     out: Path | None = None
@@ -454,15 +457,15 @@ class CardConfig:
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Make simulated images, train, evaluate and predict on them: the whole way, with no network."""
+    """Run everything on simulated images, without a network: generate, train, evaluate, predict."""
 
     out: Path = Path("demo")
     """Folder for the images, the run and the report."""
     scenes: int = 700
-    """Scenes rendered; each gives one authentic and one synthetic image."""
+    """Rendered scenes; each gives one authentic and one synthetic image."""
     epochs: int = 5
     """Epochs of training."""
     learning_rate: float = 3e-4
-    """Learning rate; at the first MAI's 0.001 so few and so faint pictures teach it nothing."""
+    """Learning rate; the first MAI's 0.001 is too high for so few images (docs/decisions.md)."""
     seed: int = 0
     """Seed of scenes and training."""

@@ -104,7 +104,7 @@ def test_files_folders_patterns_and_what_is_wrong_come_as_one_table(
         "empty: is a folder without an image file",
         "*.gif: no file matches the pattern",
     ]
-    assert (done.returncode, done.stderr) == (1, "mai: 3 of 9 files could not be judged\n")
+    assert (done.returncode, done.stderr) == (1, "mai: 3 of 9 files have no score\n")
 
 
 def test_json_takes_any_name_from_standard_input(mai: Run, trained_run: Path, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_json_takes_any_name_from_standard_input(mai: Run, trained_run: Path, tm
     assert [list(prediction) for prediction in rows] == [FIELDS] * 5
     assert all(0 <= prediction["p_synthetic"] <= 1 for prediction in rows[:3])
     assert all("can't be read" in prediction["error"] for prediction in rows[3:])
-    assert (done.returncode, done.stderr) == (1, "mai: 2 of 5 files could not be judged\n")
+    assert (done.returncode, done.stderr) == (1, "mai: 2 of 5 files have no score\n")
 
 
 def test_jsonl_without_a_path_judges_the_folder_test_images(
@@ -141,7 +141,7 @@ def test_csv_has_a_row_a_file_and_code_2_says_that_none_was_judged(mai: Run, tra
     assert head == CELLS.split(",")
     assert [values[0] for values in rows] == ['a, "b".jpg', "missing.jpg"]
     assert rows[1][-1] == "no such file"
-    assert (done.returncode, done.stderr) == (2, "mai: 2 of 2 files could not be judged\n")
+    assert (done.returncode, done.stderr) == (2, "mai: 2 of 2 files have no score\n")
 
 
 @pytest.fixture
@@ -167,10 +167,10 @@ def test_what_can_not_be_done_is_said_in_one_line_with_code_2(
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes((trained_run / "best.safetensors").read_bytes()[:1_000_000])
     for words, expected in (
-        (["--model", trained_run], "nothing to judge: name files or folders, or put images into test_images/"),
+        (["--model", trained_run], "nothing to predict: name files or folders, or put images into test_images/"),
         (
             ["--model", trained_run, "--format", "json"],
-            "nothing to judge: name files or folders, or put images into test_images/",
+            "nothing to predict: name files or folders, or put images into test_images/",
         ),
         (["--model", trained_run, images[0], "--json", "--csv"], "--json and --csv exclude each other"),
         (

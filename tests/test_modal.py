@@ -178,7 +178,7 @@ def test_one_command_line_two_places(volume: Path, tmp_path: Path, mai: Run) -> 
     here = mai("predict", *files.split(), "--model", tmp_path / "best.safetensors", "--csv")
     assert (tmp_path / "predict").read_text() == here.stdout
     assert here.returncode == 1
-    assert "2 of 10 files could not be judged" in there.stderr
+    assert "2 of 10 files have no score" in there.stderr
 
     judged = mai("evaluate", "--data", volume / "tiny", "--model", tmp_path / "best.safetensors", "--out", out)
     assert judged.returncode == 0, judged.stderr

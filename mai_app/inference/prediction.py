@@ -87,7 +87,7 @@ class Prediction:
     evidence: tuple[Evidence, ...] | None
     """What the file says of its making; None where it was not asked for, or could not be read."""
     error: str | None
-    """Why the file could not be judged; then p_synthetic and verdict are None."""
+    """Why the file could not be read; then p_synthetic and verdict are None."""
 
 
 def model_facts(name: str, sha256: str, info: CheckpointInfo) -> ModelFacts:
@@ -157,16 +157,16 @@ def write_rows(predictions: Iterable[Prediction], form: Format, stream: IO[str])
 
 
 def show_predictions(predictions: Iterable[Prediction], form: Format, stream: IO[str] | None = None) -> int:
-    """Print predictions as they come; returns 0 if all files were judged, 1 if some were not, 2 if none was."""
-    judged = failed = 0
+    """Print predictions as they come; returns 0 if all files have a score, 1 if some have not, 2 if none has."""
+    scored = failed = 0
     for prediction in write_rows(predictions, form, stream or sys.stdout):
-        judged += prediction.error is None
+        scored += prediction.error is None
         failed += prediction.error is not None
     if failed:
-        print(f"mai: {failed} of {judged + failed} files could not be judged", file=sys.stderr)
-    elif not judged:
+        print(f"mai: {failed} of {scored + failed} files have no score", file=sys.stderr)
+    elif not scored:
         print("mai: no file was named", file=sys.stderr)
-    return 2 if not judged else 1 if failed else 0
+    return 2 if not scored else 1 if failed else 0
 
 
 def _cells(prediction: Prediction) -> Iterator[Any]:
