@@ -370,8 +370,8 @@ class PredictConfig:
 class ScanConfig:
     """Predict thousands of files into a JSON-lines file; the same command resumes where it was stopped.
 
-    Exactly one row per file, as `mai predict --format jsonl` writes it. Exit code 0: all files have a score, 1: some have
-    not, 2: none has, or wrong usage.
+    Exactly one row per file, as `mai predict --format jsonl` writes it. Exit code 0: all files have a score, 1: some
+    have not, 2: none has, or wrong usage.
     """
 
     path: Annotated[str, tyro.conf.Positional]

@@ -61,6 +61,37 @@ def test_help_and_version_are_quick_and_complete(mai: Run) -> None:
         assert flag in help_of_predict.stdout
 
 
+TRAINING_ONLY = ("pyarrow", "scipy", "sklearn", "datasets", "huggingface_hub", "matplotlib", "torchvision")
+TRAINING_WINGS = ("mai_app.data", "mai_app.evaluation", "mai_app.training", "mai_app.serve", "mai_app.demo")
+
+
+@pytest.mark.parametrize(
+    ("words", "not_imported"),
+    [
+        (["--help"], ("torch", "numpy", "PIL", *TRAINING_ONLY, *TRAINING_WINGS)),
+        (["models"], ("torch", "PIL", *TRAINING_ONLY, *TRAINING_WINGS)),
+        (["predict", "one.png", "--model", "traces", "--device", "cpu"], (*TRAINING_ONLY, *TRAINING_WINGS)),
+    ],
+)
+def test_commands_import_what_they_need_and_no_more(
+    words: list[str], not_imported: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "one.png").write_bytes(png())
+    code = (
+        "import sys; from mai_app.cli import main; code = main(sys.argv[2:]);"
+        "found = [name for name in sys.argv[1].split() if name in sys.modules]; sys.exit(str(found) if found else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, " ".join(not_imported), *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
