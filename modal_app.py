@@ -277,7 +277,7 @@ def draw_heatmap(name: str, data: bytes, model: str) -> dict[str, Any]:
 def list_models() -> list[dict[str, Any]]:
     """The facts of the Volume's runs and of MAI's own models, the default first."""
     from mai_app.config import ServeConfig  # noqa: PLC0415
-    from mai_app.serve.detectors import known_models  # noqa: PLC0415
+    from mai_app.inference.reload import known_models  # noqa: PLC0415
 
     volume.reload()
     try:

@@ -21,8 +21,9 @@ from mai_app import __version__
 from mai_app.config import SERVE_LIMITS, ServeLimits
 from mai_app.errors import ImageError, MaiError, ModelNameError
 from mai_app.inference.prediction import ModelFacts, Prediction
+from mai_app.models.registry import MODEL_NAME
 from mai_app.serve.admission import Turns
-from mai_app.serve.backend import MODEL_NAME, Backend, Files
+from mai_app.serve.backend import Backend, Files
 from mai_app.serve.openapi import BODY, MODEL_EXAMPLE, PREDICTIONS_EXAMPLE, PROBLEMS, problem, responses
 from mai_app.serve.uploads import MAX_NAME, READ_SECONDS, read_files
 

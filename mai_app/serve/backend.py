@@ -1,9 +1,8 @@
 """What the HTTP API asks of whoever judges for it: this machine's worker, or Modal's containers."""
 
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from mai_app.errors import MaiError
 
@@ -12,9 +11,6 @@ Files = list[tuple[str, bytes]]
 Judged = tuple[dict[str, Any], dict[str, Any]]
 """What is said of a file: a Prediction's fields, and the fields of the ModelFacts behind it, as plain values."""
 
-MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
-"""A model's name that may be asked for: no path, nothing that hides; settled before anybody looks for it."""
-
 
 class BusyError(MaiError):
     """There is more to do than is taken on; the same request is welcome in a moment."""
@@ -22,7 +18,7 @@ class BusyError(MaiError):
 
 @dataclass(frozen=True)
 class Backend:
-    """Who judges. A model's name is "" for the default, or matches MODEL_NAME.
+    """Who judges. A model's name is "" for the default, or matches registry.MODEL_NAME.
 
     Each raises ModelNameError for a model that there is none of, BusyError for too much to do, or another MaiError
     where the model can't be had.

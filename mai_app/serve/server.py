@@ -14,8 +14,8 @@ from typing import Any, Final
 from mai_app.config import SERVE_LIMITS, ServeConfig, ServeLimits
 from mai_app.core.log import say
 from mai_app.errors import MaiError
+from mai_app.inference.reload import DetectorCache, known_models
 from mai_app.serve.backend import Backend, Files, Judged
-from mai_app.serve.detectors import Detectors, known_models
 from mai_app.serve.queue import BATCH, Line, What
 
 LOOPBACK: Final = frozenset(("localhost", "127.0.0.1", "[::1]"))
@@ -30,7 +30,7 @@ def local_backend(config: ServeConfig, limits: ServeLimits = SERVE_LIMITS) -> It
 
     Raises CheckpointError or RunError at once if the default model can't be used.
     """
-    detectors = Detectors(config)
+    detectors = DetectorCache(config)
 
     def work(what: What, model: str, files: Files) -> Iterator[Any]:
         detector = detectors.detector(model)

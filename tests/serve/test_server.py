@@ -4,7 +4,6 @@ import gc
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,12 +22,10 @@ import pytest
 import uvicorn
 
 from mai_app.config import SHIPPED, ServeConfig, ServeLimits
-from mai_app.errors import CheckpointError, MaiError, ModelNameError
+from mai_app.errors import CheckpointError, MaiError
 from mai_app.inference.detector import Detector, load
-from mai_app.models.registry import shipped_models
 from mai_app.serve.api import create_app
 from mai_app.serve.backend import BusyError, Files
-from mai_app.serve.detectors import LOADED, Detectors, known_models
 from mai_app.serve.queue import BATCH, Line, What
 from mai_app.serve.server import local_backend, serve
 from tests.serve.serving import FORM, Ask, as_json, asking, assert_problem, form, png, serving
@@ -163,63 +160,12 @@ def _refused(line: Line) -> "Future[list[Any]]":
     return future
 
 
-# ---- Models
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs: copies of the shipped model, last of them r5, and one that is damaged."""
-    folder = tmp_path_factory.mktemp("models") / "runs"
-    for number, name in enumerate(["bad", "odd name", *(f"r{i}" for i in range(6))]):
-        (folder / name).mkdir(parents=True)
-        path = folder / name / "best.safetensors"
-        shutil.copy(shipped_models()[SHIPPED], path)
-        if name == "bad":
-            path.write_bytes(b"damaged")
-        os.utime(path, (1e9 + number, 1e9 + number))
-    return folder
-
-
-def test_known_models(runs: Path, tmp_path: Path) -> None:
-    facts = known_models(ServeConfig(runs=runs))
-    assert facts[0] == load(runs / "r5", "cpu").facts
-    assert sorted(one.name for one in facts) == sorted(["r0", "r1", "r2", "r3", "r4", "r5", SHIPPED])
-    shutil.copy(runs / "r0" / "best.safetensors", tmp_path / "mine.safetensors")
-    facts = known_models(ServeConfig(model=str(tmp_path / "mine.safetensors"), runs=runs))
-    assert facts[0].name == "mine"
-    assert len(facts) == 8
-    assert [one.name for one in known_models(ServeConfig(runs=runs / "none"))] == [SHIPPED]
-    with pytest.raises(CheckpointError):
-        known_models(ServeConfig(model="nothing", runs=runs))
-
-
-def test_detectors_by_name(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(runs / "r0" / "best.safetensors", tmp_path / "file.safetensors")
-    detectors = Detectors(ServeConfig(runs=runs, device="cpu"))
-    default = detectors.detector("")
-    assert default.facts.name == "r5"
-    assert detectors.detector("r5") is default
-    for name in [*(f"r{i}" for i in range(5)), SHIPPED, "r0"]:
-        assert detectors.detector(name).facts.name == name
-        assert detectors.detector(name) is detectors.detector(name)
-        assert len(detectors._others) <= LOADED - 1
-    # Nothing but runs and shipped models is to be had, whatever lies about.
-    for name in ("file.safetensors", "..", str(runs / "r0"), "none", "odd name"):
-        with pytest.raises(ModelNameError):
-            detectors.detector(name)
-    with pytest.raises(CheckpointError):
-        detectors.detector("bad")
-    with pytest.raises(CheckpointError):
-        Detectors(ServeConfig(model="none", runs=runs))
-
-
 # ---- The whole
 
 
 @pytest.fixture(scope="module")
-def config(runs: Path) -> ServeConfig:
-    return ServeConfig(runs=runs, device="cpu")
+def config(model_runs: Path) -> ServeConfig:
+    return ServeConfig(runs=model_runs, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -437,13 +383,13 @@ def test_serve_says_where_it_is_and_to_whom(
     assert ("anybody who can reach" in said) is anybody
 
 
-def test_a_server_ends_in_order(runs: Path, tmp_path: Path) -> None:
+def test_a_server_ends_in_order(model_runs: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from mai_app.config import ServeConfig;"
         "from mai_app.serve.server import serve; serve(ServeConfig(runs=Path(sys.argv[1]), device='cpu', port=0))"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(runs)],
+        [sys.executable, "-c", code, str(model_runs)],
         stderr=subprocess.PIPE,
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
