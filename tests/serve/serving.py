@@ -1,4 +1,4 @@
-"""What tests of the HTTP interface share: a server on a free port, bodies, and a judge that only decodes."""
+"""Task tests of the HTTP interface share: a server on a free port, bodies, and a judge that only decodes."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ from PIL import Image
 from mai_app.errors import CheckpointError, ImageError, ModelNameError
 from mai_app.images.decode import decode
 from mai_app.inference.prediction import ImageFacts, ModelFacts, Prediction
-from mai_app.serve.backend import Backend, BusyError, Files, Judged
+from mai_app.serve.backend import Backend, BusyError, FileResult, Files
 from tests.conftest import picture
 
 BOUNDARY = "b0undary"
@@ -82,8 +82,8 @@ def asking(port: int) -> Ask:
     return ask
 
 
-def decoded(name: str, data: bytes) -> Judged:
-    """What the fake judge says of a file: its size, or why it can't be decoded."""
+def decoded(name: str, data: bytes) -> FileResult:
+    """Task the fake judge says of a file: its size, or why it can't be decoded."""
     try:
         image = decode(data, name)
     except ImageError as error:
@@ -103,9 +103,9 @@ class Fake:
         self.cancelled = threading.Event()
         self.entered = threading.Event()
         self.gate = threading.Event()
-        self.backend = Backend(self.judge, self.heatmap, self.models)
+        self.backend = Backend(self.predict, self.heatmap, self.models)
 
-    async def judge(self, files: Files, model: str) -> list[Judged]:
+    async def predict(self, files: Files, model: str) -> list[FileResult]:
         """Each file's size."""
         await self._ready(model, files[0][0])
         return [decoded(name, data) for name, data in files]

@@ -15,13 +15,13 @@ from starlette.exceptions import HTTPException
 
 from mai_app.config import ServeLimits
 from mai_app.inference.prediction import ModelFacts, prediction_of
-from mai_app.serve import admission as turns
-from mai_app.serve.admission import Turns
+from mai_app.serve import admission
+from mai_app.serve.admission import AdmissionControl
 from mai_app.serve.api import create_app
 from mai_app.serve.backend import BusyError
 from tests.serve.serving import FACTS, FORM, Ask, Fake, as_json, assert_problem, form, png, serving
 
-LIMITS = ServeLimits(max_bytes=8 * 2**20, max_files=3)
+LIMITS = ServeLimits(max_body_bytes=8 * 2**20, max_files=3)
 RAW = "application/octet-stream"
 
 
@@ -72,8 +72,8 @@ def test_names_orders_and_broken_files(ask: Ask) -> None:
         (form([("a", b"a")]), FORM + "; charset=punycode", 400, ""),
         (form([("a", b"a")] * 4), FORM, 413, "Too many files"),
         (as_json([("a", b"a")] * 4), "application/json", 413, "over 3"),
-        (bytes(LIMITS.max_bytes + 1), "image/png", 413, "bytes"),
-        (form([("a", bytes(LIMITS.max_bytes))]), FORM, 413, "bytes"),
+        (bytes(LIMITS.max_body_bytes + 1), "image/png", 413, "bytes"),
+        (form([("a", bytes(LIMITS.max_body_bytes))]), FORM, 413, "bytes"),
         (b"x", "text/plain", 415, "text/plain"),
         (b"x", "", 415, "no content type"),
         (b"", "image/png", 422, "no image"),
@@ -113,7 +113,7 @@ def test_models_that_can_not_be_had(ask: Ask, fake: Fake) -> None:
         for model in ("damaged", "busy"):
             answer = ask(f"{path}?model={model}", png(), "image/png")
             assert_problem(answer, 503)
-            assert answer.headers["retry-after"] == str(LIMITS.retry_seconds)
+            assert answer.headers["retry-after"] == str(LIMITS.retry_after_seconds)
         broken = ask(f"{path}?model=broken", png(), "image/png")
         assert_problem(broken, 500)
         assert "secret" not in str(broken)
@@ -207,7 +207,7 @@ def test_the_interface_describes_itself(ask: Ask) -> None:
 
 
 def test_an_address_that_asks_too_often_waits(fake: Fake) -> None:
-    with serving(create_app(fake.backend, limits=ServeLimits(per_minute=3))) as asked:
+    with serving(create_app(fake.backend, limits=ServeLimits(requests_per_minute=3))) as asked:
         assert [asked("/v1/predict", png(), "image/png").status for _ in range(3)] == [200, 200, 200]
         for path in ("/v1/predict", "/v1/heatmap"):
             refused = asked(path, png(), "image/png", **{"X-Forwarded-For": "192.0.2.1"})
@@ -216,13 +216,13 @@ def test_an_address_that_asks_too_often_waits(fake: Fake) -> None:
         assert asked("/v1/models").status == 200
 
 
-def test_turns_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_admission_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    some = Turns(ServeLimits(per_minute=2, requests=3, waiting_bytes=10), lambda: now)
+    some = AdmissionControl(ServeLimits(requests_per_minute=2, max_requests=3, max_bytes_in_flight=10), lambda: now)
 
     def refused(address: str) -> str:
         try:
-            with some.turn(address):
+            with some.admit(address):
                 return ""
         except HTTPException as error:
             return (error.headers or {})["Retry-After"] if error.status_code == 429 else str(error)
@@ -239,25 +239,25 @@ def test_turns_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [refused(f"2001:db8::{i}") for i in range(3)] == ["", "", "30"]
     assert refused("2001:db8:0:1::1") == ""
     # Of too many addresses, the one not heard of for longest is forgotten.
-    monkeypatch.setattr(turns, "ADDRESSES", 5)
+    monkeypatch.setattr(admission, "MAX_ADDRESSES", 5)
     assert refused("192.0.2.1") != ""
     assert [refused(f"198.51.100.{i}") for i in range(5)] == [""] * 5
     assert refused("192.0.2.1") == ""
     # Requests and bytes at a time, given back whatever happens.
-    with some.turn("a") as first, some.turn("b") as second, some.turn("c"):
-        with pytest.raises(BusyError), some.turn("d"):
+    with some.admit("a") as first, some.admit("b") as second, some.admit("c"):
+        with pytest.raises(BusyError), some.admit("d"):
             pass
         first(6)
         second(4)
         with pytest.raises(BusyError):
             first(1)
-    with some.turn("e") as hold:
-        hold(10)
+    with some.admit("e") as reserve:
+        reserve(10)
 
 
 def test_too_many_requests_or_bytes_at_a_time_are_refused_and_the_rest_answered() -> None:
     fake = Fake()
-    limits = ServeLimits(requests=2, waiting_bytes=300_000, retry_seconds=7)
+    limits = ServeLimits(max_requests=2, max_bytes_in_flight=300_000, retry_after_seconds=7)
     with serving(create_app(fake.backend, limits=limits)) as asked, ThreadPoolExecutor(2) as pool:
         first = pool.submit(asked, "/v1/predict?model=slow", png(width=250), "image/png")
         assert fake.entered.wait(30)
@@ -276,7 +276,7 @@ def test_too_many_requests_or_bytes_at_a_time_are_refused_and_the_rest_answered(
 
 
 def test_a_slow_body_does_not_keep_its_place(fake: Fake) -> None:
-    limits = ServeLimits(requests=1)
+    limits = ServeLimits(max_requests=1)
     with serving(create_app(fake.backend, limits=limits, read_seconds=0.4)) as asked:
         port: int = asked.port  # type: ignore[attr-defined]
         for kind in (FORM, RAW, "application/json"):
@@ -299,7 +299,7 @@ def test_a_slow_body_does_not_keep_its_place(fake: Fake) -> None:
 
 def test_a_client_that_goes_away_frees_its_place() -> None:
     fake = Fake()
-    with serving(create_app(fake.backend, limits=ServeLimits(requests=1))) as asked:
+    with serving(create_app(fake.backend, limits=ServeLimits(max_requests=1))) as asked:
         port: int = asked.port  # type: ignore[attr-defined]
         head = (
             "POST /v1/predict?model=slow HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n"

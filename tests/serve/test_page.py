@@ -26,7 +26,7 @@ from mai_app.images.decode import decode
 from mai_app.inference.detector import load
 from mai_app.inference.prediction import COLUMNS, ImageFacts, ModelFacts, Prediction, prediction_of, write_rows
 from mai_app.serve.api import create_app
-from mai_app.serve.backend import Backend, BusyError, Files, Judged
+from mai_app.serve.backend import Backend, BusyError, FileResult, Files
 from mai_app.serve.server import local_backend
 from tests.conftest import picture
 from tests.serve.serving import serving
@@ -35,7 +35,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"needs one of {', '.join(BROWSERS)} on the PATH")
 
-LIMITS = ServeLimits(max_bytes=2**20, per_minute=100_000, retry_seconds=1)
+LIMITS = ServeLimits(max_body_bytes=2**20, requests_per_minute=100_000, retry_after_seconds=1)
 HTML = "<img src=x onerror=document.title='run'>.png"
 TIERS: dict[str, dict[str, float | None]] = {
     "clean": {"images": 1230, "fpr": 0.07, "tpr": 0.6, "unsure": 0.5, "right": 0.95},
@@ -84,9 +84,9 @@ class Fake:
 
     @property
     def backend(self) -> Backend:
-        return Backend(self.judge, self.heatmap, self.list)
+        return Backend(self.predict, self.heatmap, self.list)
 
-    async def judge(self, files: Files, model: str) -> list[Judged]:
+    async def predict(self, files: Files, model: str) -> list[FileResult]:
         if self.busy:
             self.busy -= 1
             raise BusyError("too much to do")
@@ -114,7 +114,7 @@ class Fake:
 
 
 def predicted(name: str, data: bytes, facts: ModelFacts) -> Prediction:
-    """What the fake says: the verdict that stands in the file's name."""
+    """Task the fake says: the verdict that stands in the file's name."""
     nothing = Prediction(
         path=name,
         p_synthetic=None,
@@ -219,7 +219,7 @@ def visit(browser: Browser) -> Iterator[Open]:
     for _, page in pages:
         page.context.close()
     assert not any(refused)
-    # What the browser itself writes of a status or a server that is gone is no fault of the page.
+    # Task the browser itself writes of a status or a server that is gone is no fault of the page.
     assert not [text for text in complaints if not text.startswith("Failed to load resource")]
     assert asked
     assert not [one for one in asked if not one.startswith((*(address for address, _ in pages), "blob:", "data:"))]
@@ -304,7 +304,7 @@ def test_evidence_and_notes_stand_beside_the_score(visit: Open, url: str, fake: 
     expect(lines.nth(1)).to_contain_text("points to authentic a hint")
     expect(lines.nth(2)).to_contain_text("points to edited declared")
     expect(lines.nth(3)).to_contain_text("for information")
-    lines.nth(0).get_by_text("What stands there").click()
+    lines.nth(0).get_by_text("Task stands there").click()
     expect(lines.nth(0).locator("dd")).to_have_text("A\\u{202e}B")
     expect(lines.nth(1).locator("summary")).to_be_hidden()
     expect(shown.nth(0).locator(".silent")).to_be_hidden()
@@ -338,7 +338,7 @@ def test_twenty_are_judged_in_their_order_and_three_at_a_time(visit: Open, url: 
 def test_names_are_never_html_and_broken_files_say_why(visit: Open, url: str, fake: Fake) -> None:
     page = visit(url)
     drop(page, (HTML, photo()), ("broken.jpg", b"\xff\xd8 no"), ("a\u202egpj.exe", photo()), kind="text/html")
-    drop(page, ("empty.jpg", b""), ("large.png", bytes(LIMITS.max_bytes + 1)))
+    drop(page, ("empty.jpg", b""), ("large.png", bytes(LIMITS.max_body_bytes + 1)))
     five = rows(page, 5)
     expect(five.nth(0).locator(".name")).to_have_text(HTML)
     assert page.title() != "run"
@@ -349,7 +349,7 @@ def test_names_are_never_html_and_broken_files_say_why(visit: Open, url: str, fa
     expect(five.nth(1).get_by_role("button", name="Try again")).to_be_hidden()
     expect(five.nth(2).locator(".name")).to_have_text("a\\u{202e}gpj.exe")
     expect(five.nth(3).locator(".meaning")).to_have_text("There is no image in the body.")
-    expect(five.nth(4).locator(".meaning")).to_have_text(f"The body is over {LIMITS.max_bytes} bytes.")
+    expect(five.nth(4).locator(".meaning")).to_have_text(f"The body is over {LIMITS.max_body_bytes} bytes.")
 
 
 def test_pasting(visit: Open, url: str, fake: Fake) -> None:
@@ -419,7 +419,7 @@ def test_the_heatmap_lies_over_the_image(visit: Open, url: str, fake: Fake) -> N
     expect(dialog).to_be_hidden()
     expect(page.locator("#heat-over")).not_to_have_attribute("src", re.compile("blob"))
     assert page.evaluate("urls") == 0
-    # What the browser can't show but the server can read.
+    # Task the browser can't show but the server can read.
     drop(page, ("x.tif", photo(form="TIFF")), kind="image/tiff")
     rows(page, 2).nth(1).get_by_role("button", name="Heatmap").click()
     expect(page.get_by_role("dialog").get_by_role("img", name="Heatmap of x.tif")).to_be_visible()

@@ -26,25 +26,25 @@ from mai_app.errors import CheckpointError, MaiError
 from mai_app.inference.detector import Detector, load
 from mai_app.serve.api import create_app
 from mai_app.serve.backend import BusyError, Files
-from mai_app.serve.queue import BATCH, Line, What
+from mai_app.serve.queue import BATCH, PredictionQueue, Task
 from mai_app.serve.server import local_backend, serve
 from tests.serve.serving import FORM, Ask, as_json, asking, assert_problem, form, png, serving
 
-# ---- The line
+# ---- The queue
 
 
 class Slow:
-    """Work for a Line that waits for its gate and notes its batches; what is named bad fails."""
+    """Processing for a PredictionQueue that waits for its gate and notes its batches; what is named bad fails."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[str, str, list[str]]] = []
         self.gate = threading.Event()
         self.entered = threading.Event()
 
-    def __call__(self, what: What, model: str, files: Files) -> Iterator[str]:
+    def __call__(self, task: Task, model: str, files: Files) -> Iterator[str]:
         self.entered.set()
         assert self.gate.wait(60)
-        self.batches.append((what, model, [name for name, _ in files]))
+        self.batches.append((task, model, [name for name, _ in files]))
         for name, _ in files:
             if name == "bad":
                 raise SystemExit("a panic")
@@ -63,13 +63,13 @@ def slow() -> Iterator[Slow]:
 
 
 def test_what_waits_is_judged_together_in_order(slow: Slow) -> None:
-    line = Line(slow, 256)
-    first = line.put("judge", "", named("a"))
+    queue = PredictionQueue(slow, 256)
+    first = queue.submit("predict", "", named("a"))
     assert slow.entered.wait(30)
-    many = line.put("judge", "", named(*(f"m{i}" for i in range(30))))
-    other = line.put("judge", "x", named("o"))
-    maps = [line.put("heatmap", "", named(name)) for name in "hi"]
-    more = line.put("judge", "", named("p", "q", "r"))
+    many = queue.submit("predict", "", named(*(f"m{i}" for i in range(30))))
+    other = queue.submit("predict", "x", named("o"))
+    maps = [queue.submit("heatmap", "", named(name)) for name in "hi"]
+    more = queue.submit("predict", "", named("p", "q", "r"))
     slow.gate.set()
     assert first.result(30) == ["A"]
     assert many.result(30) == [f"M{i}" for i in range(30)]
@@ -77,84 +77,84 @@ def test_what_waits_is_judged_together_in_order(slow: Slow) -> None:
     assert [one.result(30) for one in maps] == [["H"], ["I"]]
     assert more.result(30) == ["P", "Q", "R"]
     assert BATCH == 32
-    assert [(what, model, len(names)) for what, model, names in slow.batches] == [
-        ("judge", "", 1),
-        ("judge", "", 32),
-        ("judge", "x", 1),
+    assert [(task, model, len(names)) for task, model, names in slow.batches] == [
+        ("predict", "", 1),
+        ("predict", "", 32),
+        ("predict", "x", 1),
         ("heatmap", "", 1),
         ("heatmap", "", 1),
-        ("judge", "", 1),
+        ("predict", "", 1),
     ]
-    line.close()
+    queue.close()
 
 
 def test_a_full_line_refuses_and_loses_nothing(slow: Slow) -> None:
-    line = Line(slow, 4)
-    first = line.put("judge", "", named("a"))
+    queue = PredictionQueue(slow, 4)
+    first = queue.submit("predict", "", named("a"))
     assert slow.entered.wait(30)
-    second = line.put("judge", "", named("b", "c"))
+    second = queue.submit("predict", "", named("b", "c"))
     with pytest.raises(BusyError):
-        line.put("judge", "", named("d", "e"))
-    third = line.put("judge", "", named("d"))
+        queue.submit("predict", "", named("d", "e"))
+    third = queue.submit("predict", "", named("d"))
     slow.gate.set()
     assert [one.result(30) for one in (first, second, third)] == [["A"], ["B", "C"], ["D"]]
-    assert line.put("judge", "", named(*"abcd")).result(30) == [*"ABCD"]
-    line.close()
+    assert queue.submit("predict", "", named(*"abcd")).result(30) == [*"ABCD"]
+    queue.close()
 
 
 def test_a_batch_that_fails_is_the_end_of_its_requests_alone(slow: Slow) -> None:
-    line = Line(slow, 256)
-    first = line.put("judge", "", named("a"))
+    queue = PredictionQueue(slow, 256)
+    first = queue.submit("predict", "", named("a"))
     assert slow.entered.wait(30)
-    done = line.put("judge", "", named("b"))
-    bad = line.put("judge", "", named("bad", *(f"m{i}" for i in range(40))))
-    other = line.put("judge", "x", named("c"))
+    done = queue.submit("predict", "", named("b"))
+    bad = queue.submit("predict", "", named("bad", *(f"m{i}" for i in range(40))))
+    other = queue.submit("predict", "x", named("c"))
     slow.gate.set()
     assert (first.result(30), done.result(30), other.result(30)) == (["A"], ["B"], ["C"])
     with pytest.raises(RuntimeError, match="SystemExit"):
         bad.result(30)
-    assert line.put("judge", "", named("d")).result(30) == ["D"]
-    # What was left of the request that failed has been judged by nobody.
+    assert queue.submit("predict", "", named("d")).result(30) == ["D"]
+    # Task was left of the request that failed has been judged by nobody.
     assert sum(len(names) for _, _, names in slow.batches) == 1 + 32 + 1 + 1
-    line.close()
+    queue.close()
 
 
 def test_who_is_cancelled_leaves_the_line_at_once(slow: Slow) -> None:
-    line = Line(slow, 3)
-    first = line.put("judge", "", named("a"))
+    queue = PredictionQueue(slow, 3)
+    first = queue.submit("predict", "", named("a"))
     assert slow.entered.wait(30)
-    second = line.put("judge", "", named("b", "c"))
+    second = queue.submit("predict", "", named("b", "c"))
     assert second.cancel()
-    third = line.put("judge", "", named("d", "e"))
+    third = queue.submit("predict", "", named("d", "e"))
     assert first.cancel()  # in hand already: judged, and nobody is told
     slow.gate.set()
     assert third.result(30) == ["D", "E"]
     assert [names for _, _, names in slow.batches] == [["a"], ["d", "e"]]
     with pytest.raises(CancelledError):
         second.result(0)
-    line.close()
+    queue.close()
 
 
 def test_at_the_end_the_batch_in_hand_is_finished(slow: Slow) -> None:
-    line = Line(slow, 9)
-    first = line.put("judge", "", named("a"))
+    queue = PredictionQueue(slow, 9)
+    first = queue.submit("predict", "", named("a"))
     assert slow.entered.wait(30)
-    second = line.put("judge", "", named("b"))
-    closing = threading.Thread(target=line.close)
+    second = queue.submit("predict", "", named("b"))
+    closing = threading.Thread(target=queue.close)
     closing.start()
     time.sleep(0.05)
     slow.gate.set()
     closing.join(30)
     assert first.result(0) == ["A"]
-    for one in (second, _refused(line)):
+    for one in (second, _refused(queue)):
         with pytest.raises(BusyError):
             one.result(0)
 
 
-def _refused(line: Line) -> "Future[list[Any]]":
+def _refused(queue: PredictionQueue) -> "Future[list[Any]]":
     future: Future[list[Any]] = Future()
     try:
-        line.put("judge", "", named("z"))
+        queue.submit("predict", "", named("z"))
     except BusyError as error:
         future.set_exception(error)
     return future
@@ -231,7 +231,7 @@ def test_a_full_line_is_503_and_nothing_is_lost(config: ServeConfig, monkeypatch
         return judged(self, *args, **kwargs)
 
     monkeypatch.setattr(Detector, "predict", gated)
-    limits = ServeLimits(waiting_files=4)
+    limits = ServeLimits(max_queued_files=4)
     with local_backend(config, limits) as backend, serving(create_app(backend, limits=limits)) as asked:
         with ThreadPoolExecutor(12) as pool:
             answers = [pool.submit(asked, "/v1/predict", png(i, 0, 60, 60 + i), "image/png") for i in range(12)]
@@ -353,7 +353,7 @@ def test_memory_stays_flat(ask: Ask) -> None:
 def test_serve_says_what_it_needs(config: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(MaiError, match=f"port {port} is taken.*--port"):
+        with pytest.raises(MaiError, match=f"port {port} is in use.*--port"):
             serve(replace(config, port=port))
     with pytest.raises(MaiError, match="65535"):
         serve(replace(config, port=70_000))
@@ -380,7 +380,7 @@ def test_serve_says_where_it_is_and_to_whom(
     assert "http://" in said
     assert "model r5, version " in said
     assert "neither stored nor logged" in said
-    assert ("anybody who can reach" in said) is anybody
+    assert ("anyone who can reach" in said) is anybody
 
 
 def test_a_server_ends_in_order(model_runs: Path, tmp_path: Path) -> None:
