@@ -1,4 +1,4 @@
-"""Task tests of the HTTP interface share: a server on a free port, bodies, and a judge that only decodes."""
+"""Shared by the tests of the HTTP API: a server on a free port, request bodies, and a fake backend that only decodes."""
 
 import asyncio
 import base64
@@ -83,7 +83,7 @@ def asking(port: int) -> Ask:
 
 
 def decoded(name: str, data: bytes) -> FileResult:
-    """Task the fake judge says of a file: its size, or why it can't be decoded."""
+    """The fake backend's result for a file: its size, or why it can't be decoded."""
     try:
         image = decode(data, name)
     except ImageError as error:
@@ -96,7 +96,7 @@ def decoded(name: str, data: bytes) -> FileResult:
 
 
 class Fake:
-    """A judge that only decodes, and notes what it is asked; some models fail."""
+    """A backend that only decodes and records the requested models; some models fail."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []

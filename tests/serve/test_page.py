@@ -73,7 +73,7 @@ class Fake:
     busy: int = 0
     """So many more requests are refused."""
     seconds: float = 0.0
-    """How long a judgement takes."""
+    """How long a prediction takes."""
     said: dict[str, Prediction] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
@@ -114,7 +114,7 @@ class Fake:
 
 
 def predicted(name: str, data: bytes, facts: ModelFacts) -> Prediction:
-    """Task the fake says: the verdict that stands in the file's name."""
+    """The fake's prediction: the verdict in the file's name."""
     nothing = Prediction(
         path=name,
         p_synthetic=None,
@@ -219,7 +219,7 @@ def visit(browser: Browser) -> Iterator[Open]:
     for _, page in pages:
         page.context.close()
     assert not any(refused)
-    # Task the browser itself writes of a status or a server that is gone is no fault of the page.
+    # What the browser itself writes of a status or a server that is gone is no fault of the page.
     assert not [text for text in complaints if not text.startswith("Failed to load resource")]
     assert asked
     assert not [one for one in asked if not one.startswith((*(address for address, _ in pages), "blob:", "data:"))]
@@ -255,7 +255,7 @@ def saved(page: Page, button: str) -> str:
     return waited.value.path().read_text("utf-8-sig")
 
 
-def test_a_dropped_image_is_judged_in_words_and_on_a_scale(visit: Open, url: str, fake: Fake) -> None:
+def test_a_dropped_image_gets_a_verdict_and_a_score_on_a_scale(visit: Open, url: str, fake: Fake) -> None:
     page = visit(url)
     drop(page, ("evidence synthetic.jpg", photo()))
     row = rows(page, 1).first
@@ -283,12 +283,12 @@ def test_a_dropped_image_is_judged_in_words_and_on_a_scale(visit: Open, url: str
     assert at(tick["x"] + tick["width"] / 2) == pytest.approx(0.6, abs=0.01)
     expect(row.locator("canvas")).to_have_count(1)
     expect(page.get_by_role("status").first).to_have_text("evidence synthetic.jpg: Looks synthetic, score 0.83")
-    row.get_by_text("How it was read").click()
+    row.get_by_text("Image and model details").click()
     expect(row.locator(".read dl")).to_contain_text("220×210 pixels")
     expect(row.locator(".read dl")).to_contain_text(FACTS.sha256)
     text = page.inner_text("body")
     assert "A score is no proof" in text
-    assert "Images are not stored, and not logged" in text
+    assert "They are neither stored nor logged" in text
     assert "proven" not in text
     assert text.count("never change it") == 1
 
@@ -304,7 +304,7 @@ def test_evidence_and_notes_stand_beside_the_score(visit: Open, url: str, fake: 
     expect(lines.nth(1)).to_contain_text("points to authentic a hint")
     expect(lines.nth(2)).to_contain_text("points to edited declared")
     expect(lines.nth(3)).to_contain_text("for information")
-    lines.nth(0).get_by_text("Task stands there").click()
+    lines.nth(0).get_by_text("Details in the file").click()
     expect(lines.nth(0).locator("dd")).to_have_text("A\\u{202e}B")
     expect(lines.nth(1).locator("summary")).to_be_hidden()
     expect(shown.nth(0).locator(".silent")).to_be_hidden()
@@ -316,7 +316,7 @@ def test_evidence_and_notes_stand_beside_the_score(visit: Open, url: str, fake: 
     expect(shown.nth(2).locator(".notes")).to_have_text("too small to be judged")
 
 
-def test_twenty_are_judged_in_their_order_and_three_at_a_time(visit: Open, url: str, fake: Fake) -> None:
+def test_twenty_are_scored_in_their_order_and_three_at_a_time(visit: Open, url: str, fake: Fake) -> None:
     fake.seconds = 0.02
     page = visit(url)
     names = [f"{('authentic', 'unsure', 'synthetic')[i % 3]} {i:02}.jpg" for i in range(20)]
@@ -343,7 +343,7 @@ def test_names_are_never_html_and_broken_files_say_why(visit: Open, url: str, fa
     expect(five.nth(0).locator(".name")).to_have_text(HTML)
     assert page.title() != "run"
     assert five.locator("img").count() == 0
-    expect(five.nth(1).locator(".verdict")).to_have_text("Not judged")
+    expect(five.nth(1).locator(".verdict")).to_have_text("Not scored")
     reason = fake.said["broken.jpg"].error
     expect(five.nth(1).locator(".meaning")).to_have_text(f"This file {reason}.")
     expect(five.nth(1).get_by_role("button", name="Try again")).to_be_hidden()
@@ -413,13 +413,13 @@ def test_the_heatmap_lies_over_the_image(visit: Open, url: str, fake: Fake) -> N
     expect(over).to_have_css("opacity", "0.6")
     dialog.get_by_role("slider", name="Heatmap over the image").press("Home")
     expect(over).to_have_css("opacity", "0")
-    for words in ("blue: pulls to authentic", "grey or white: neither", "orange: pulls to synthetic", "not what was"):
+    for words in ("blue: towards authentic", "grey or white: neither", "orange: towards synthetic", "not what was"):
         expect(dialog).to_contain_text(words)
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     expect(page.locator("#heat-over")).not_to_have_attribute("src", re.compile("blob"))
     assert page.evaluate("urls") == 0
-    # Task the browser can't show but the server can read.
+    # What the browser can't show but the server can read.
     drop(page, ("x.tif", photo(form="TIFF")), kind="image/tiff")
     rows(page, 2).nth(1).get_by_role("button", name="Heatmap").click()
     expect(page.get_by_role("dialog").get_by_role("img", name="Heatmap of x.tif")).to_be_visible()
@@ -501,7 +501,7 @@ def test_a_busy_server_is_asked_again(visit: Open, url: str, fake: Fake) -> None
     fake.busy = 1
     page = visit(url)
     drop(page, ("x.jpg", photo()))
-    expect(page.locator(".verdict")).to_have_text("waiting for a free place …")
+    expect(page.locator(".verdict")).to_have_text("waiting: the server is busy …")
     assert rows(page, 1).locator(".number").inner_text().startswith("0.52")
 
 
@@ -512,8 +512,8 @@ def test_a_server_that_is_gone_may_come_back(visit: Open) -> None:
         page = visit(url)
     drop(page, ("x.jpg", photo()))
     row = rows(page, 1).first
-    expect(row.locator(".verdict")).to_have_text("Not judged")
-    expect(row.locator(".meaning")).to_contain_text("The server gave no answer")
+    expect(row.locator(".verdict")).to_have_text("Not scored")
+    expect(row.locator(".meaning")).to_contain_text("The server did not answer")
     with at_address(app, int(url.rstrip("/").rpartition(":")[2])):
         row.get_by_role("button", name="Try again").click()
         expect(row.locator(".verdict")).to_have_text("Unsure")

@@ -1,4 +1,4 @@
-"""This machine as the judge: one line for all requests, models by name, nothing kept, a server that ends in order."""
+"""`mai serve`: one queue for all requests, models by name, nothing stored or logged, an orderly shutdown."""
 
 import gc
 import json
@@ -114,7 +114,7 @@ def test_a_batch_that_fails_is_the_end_of_its_requests_alone(slow: Slow) -> None
     with pytest.raises(RuntimeError, match="SystemExit"):
         bad.result(30)
     assert queue.submit("predict", "", named("d")).result(30) == ["D"]
-    # Task was left of the request that failed has been judged by nobody.
+    # The rest of the failed request has not been processed.
     assert sum(len(names) for _, _, names in slow.batches) == 1 + 32 + 1 + 1
     queue.close()
 
