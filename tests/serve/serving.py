@@ -1,4 +1,4 @@
-"""Shared by the tests of the HTTP API: a server on a free port, request bodies, and a fake backend that only decodes."""
+"""Shared by the tests of the HTTP API: a server on a free port, request bodies, and a fake backend that decodes."""
 
 import asyncio
 import base64
@@ -34,7 +34,7 @@ class Answer:
 
     status: int
     kind: str
-    said: Any
+    body: Any
     headers: dict[str, str]
 
 
@@ -99,7 +99,7 @@ class Fake:
     """A backend that only decodes and records the requested models; some models fail."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.requested_models: list[str] = []
         self.cancelled = threading.Event()
         self.entered = threading.Event()
         self.gate = threading.Event()
@@ -120,7 +120,7 @@ class Fake:
         return [FACTS]
 
     async def _ready(self, model: str, name: str) -> None:
-        self.asked.append(model)
+        self.requested_models.append(model)
         if model == "none":
             raise ModelNameError("no model none")
         if model == "damaged":
@@ -171,7 +171,7 @@ def as_json(files: Files) -> bytes:
 def assert_problem(answer: Answer, status: int, part: str = "") -> None:
     """That an answer is a problem with this status, and this in its detail."""
     assert (answer.status, answer.kind) == (status, "application/problem+json"), answer
-    assert set(answer.said) == {"type", "title", "status", "detail", "request_id"}
-    assert answer.said["status"] == status
-    assert part in answer.said["detail"]
-    assert answer.said["request_id"] == answer.headers["x-request-id"]
+    assert set(answer.body) == {"type", "title", "status", "detail", "request_id"}
+    assert answer.body["status"] == status
+    assert part in answer.body["detail"]
+    assert answer.body["request_id"] == answer.headers["x-request-id"]

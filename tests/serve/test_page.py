@@ -67,20 +67,20 @@ SCORES: dict[Verdict, float] = {"authentic": 0.04, "unsure": 0.52, "synthetic": 
 
 @dataclass
 class Fake:
-    """A backend whose scores stand in the files' names, and what it was asked."""
+    """A backend whose scores depend on the files' names; records its requests."""
 
     models: tuple[ModelFacts, ...] = (FACTS,)
     busy: int = 0
-    """So many more requests are refused."""
+    """Number of further requests to refuse."""
     seconds: float = 0.0
     """How long a prediction takes."""
-    said: dict[str, Prediction] = field(default_factory=dict)
+    predictions: dict[str, Prediction] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-    """Models, as they were named."""
+    requested_models: list[str] = field(default_factory=list)
+    """Model names, as requested."""
     now: int = 0
-    most: int = 0
-    """Requests at a time, and the most that there were."""
+    max_at_once: int = 0
+    """Concurrent requests, and the maximum seen."""
 
     @property
     def backend(self) -> Backend:
@@ -91,18 +91,18 @@ class Fake:
             self.busy -= 1
             raise BusyError("too much to do")
         self.now += 1
-        self.most = max(self.most, self.now)
+        self.max_at_once = max(self.max_at_once, self.now)
         await asyncio.sleep(self.seconds)
         self.now -= 1
         ((name, data),) = files
         facts = next((one for one in self.models if one.name == model), self.models[0])
         self.names.append(name)
-        self.asked.append(model)
-        self.said[name] = predicted(name, data, facts)
-        return [(asdict(self.said[name]), asdict(facts))]
+        self.requested_models.append(model)
+        self.predictions[name] = predicted(name, data, facts)
+        return [(asdict(self.predictions[name]), asdict(facts))]
 
     async def heatmap(self, name: str, data: bytes, model: str) -> bytes:
-        self.asked.append(model)
+        self.requested_models.append(model)
         if self.busy:
             self.busy -= 1
             raise ImageError(name, "is not to be shown")
@@ -324,7 +324,7 @@ def test_twenty_are_scored_in_their_order_and_three_at_a_time(visit: Open, url: 
     shown = rows(page, 20)
     assert shown.locator(".name").all_inner_texts() == names
     assert sorted(fake.names) == sorted(names)
-    assert 1 < fake.most <= 3
+    assert 1 < fake.max_at_once <= 3
     expect(page.locator("#count")).to_have_text("20 images · 6 look synthetic · 7 unsure · 7 look authentic")
     expect(page.get_by_role("status").first).to_contain_text("20 images")
     shown.nth(4).get_by_role("button", name="Remove").click()
@@ -344,7 +344,7 @@ def test_names_are_never_html_and_broken_files_say_why(visit: Open, url: str, fa
     assert page.title() != "run"
     assert five.locator("img").count() == 0
     expect(five.nth(1).locator(".verdict")).to_have_text("Not scored")
-    reason = fake.said["broken.jpg"].error
+    reason = fake.predictions["broken.jpg"].error
     expect(five.nth(1).locator(".meaning")).to_have_text(f"This file {reason}.")
     expect(five.nth(1).get_by_role("button", name="Try again")).to_be_hidden()
     expect(five.nth(2).locator(".name")).to_have_text("a\\u{202e}gpj.exe")
@@ -431,7 +431,7 @@ def test_saved_and_copied_results_are_what_the_server_said(visit: Open, url: str
     names = ["evidence synthetic.jpg", "=cmd|' /C calc'!A0.jpg", 'a "b", c.jpg', "small -é.jpg"]
     drop(page, *((name, photo()) for name in names), ("@broken.jpg", b"no"), ("none.jpg", b""))
     rows(page, 6)
-    expected = [json.loads(json.dumps(asdict(fake.said[name]))) for name in (*names, "@broken.jpg")]
+    expected = [json.loads(json.dumps(asdict(fake.predictions[name]))) for name in (*names, "@broken.jpg")]
     *judged, refused = json.loads(saved(page, "Save JSON"))
     assert judged == expected
     assert refused["error"] == "there is no image in the body"
@@ -493,7 +493,7 @@ def test_a_report_is_prepared_and_nothing_is_sent(visit: Open, url: str, fake: F
     expect(dialog.locator("#report-json")).to_have_text("Copied")
     fields = json.loads(page.evaluate("navigator.clipboard.readText()"))
     assert fields["really"] == "authentic"
-    assert fields["prediction"] == json.loads(json.dumps(asdict(fake.said["evidence synthetic.jpg"])))
+    assert fields["prediction"] == json.loads(json.dumps(asdict(fake.predictions["evidence synthetic.jpg"])))
     assert not asked
 
 
@@ -534,7 +534,7 @@ def test_a_model_can_be_chosen_where_there_are_several(visit: Open, url: str, fa
     expect(page.locator("#rates")).to_contain_text("was not measured")
     drop(page, ("b.jpg", photo()))
     two = rows(page, 2)
-    assert fake.asked == ["lion", "tiger"]
+    assert fake.requested_models == ["lion", "tiger"]
     expect(two.nth(0).locator(".wrong")).to_contain_text("Of 610")
     expect(two.nth(1).locator(".wrong")).to_have_text("How often this model is wrong was not measured.")
 

@@ -62,7 +62,7 @@ def slow() -> Iterator[Slow]:
     work.gate.set()
 
 
-def test_what_waits_is_judged_together_in_order(slow: Slow) -> None:
+def test_queued_files_share_batches_in_order(slow: Slow) -> None:
     queue = PredictionQueue(slow, 256)
     first = queue.submit("predict", "", named("a"))
     assert slow.entered.wait(30)
@@ -88,7 +88,7 @@ def test_what_waits_is_judged_together_in_order(slow: Slow) -> None:
     queue.close()
 
 
-def test_a_full_line_refuses_and_loses_nothing(slow: Slow) -> None:
+def test_a_full_queue_refuses_and_loses_nothing(slow: Slow) -> None:
     queue = PredictionQueue(slow, 4)
     first = queue.submit("predict", "", named("a"))
     assert slow.entered.wait(30)
@@ -102,7 +102,7 @@ def test_a_full_line_refuses_and_loses_nothing(slow: Slow) -> None:
     queue.close()
 
 
-def test_a_batch_that_fails_is_the_end_of_its_requests_alone(slow: Slow) -> None:
+def test_a_failed_batch_fails_only_its_own_requests(slow: Slow) -> None:
     queue = PredictionQueue(slow, 256)
     first = queue.submit("predict", "", named("a"))
     assert slow.entered.wait(30)
@@ -119,14 +119,14 @@ def test_a_batch_that_fails_is_the_end_of_its_requests_alone(slow: Slow) -> None
     queue.close()
 
 
-def test_who_is_cancelled_leaves_the_line_at_once(slow: Slow) -> None:
+def test_cancelled_requests_leave_the_queue_at_once(slow: Slow) -> None:
     queue = PredictionQueue(slow, 3)
     first = queue.submit("predict", "", named("a"))
     assert slow.entered.wait(30)
     second = queue.submit("predict", "", named("b", "c"))
     assert second.cancel()
     third = queue.submit("predict", "", named("d", "e"))
-    assert first.cancel()  # in hand already: judged, and nobody is told
+    assert first.cancel()  # in progress already: processed, and the result discarded
     slow.gate.set()
     assert third.result(30) == ["D", "E"]
     assert [names for _, _, names in slow.batches] == [["a"], ["d", "e"]]
@@ -135,7 +135,7 @@ def test_who_is_cancelled_leaves_the_line_at_once(slow: Slow) -> None:
     queue.close()
 
 
-def test_at_the_end_the_batch_in_hand_is_finished(slow: Slow) -> None:
+def test_close_finishes_the_current_batch(slow: Slow) -> None:
     queue = PredictionQueue(slow, 9)
     first = queue.submit("predict", "", named("a"))
     assert slow.entered.wait(30)
@@ -183,26 +183,26 @@ def test_all_three_bodies_give_what_the_detector_says(ask: Ask, config: ServeCon
     for body, kind in ((form(files), FORM), (as_json(files), "application/json; charset=utf-8")):
         answer = ask("/v1/predict", body, kind)
         assert answer.status == 200
-        assert answer.said["predictions"] == expected
-        assert answer.said["models"] == json.loads(json.dumps([asdict(detector.facts)]))
+        assert answer.body["predictions"] == expected
+        assert answer.body["models"] == json.loads(json.dumps([asdict(detector.facts)]))
     for name, (_, data), other in zip(("a%20b.png", "broken.jpg", "%C3%A9.png"), files, expected, strict=True):
-        (row,) = ask(f"/v1/predict?name={name}", data, "image/png").said["predictions"]
+        (row,) = ask(f"/v1/predict?name={name}", data, "image/png").body["predictions"]
         # Alone or in a batch: the score's last digit may differ.
         assert row.pop("p_synthetic") == pytest.approx(other["p_synthetic"], abs=2e-6)
         assert row == {key: value for key, value in other.items() if key != "p_synthetic"}
 
 
 def test_models_and_heatmaps_over_http(ask: Ask) -> None:
-    names = [one["name"] for one in ask("/v1/models").said["models"]]
+    names = [one["name"] for one in ask("/v1/models").body["models"]]
     assert names[0] == "r5"
     assert SHIPPED in names
     answer = ask(f"/v1/predict?model={SHIPPED}", png(), "image/png")
-    assert [one["name"] for one in answer.said["models"]] == [SHIPPED]
+    assert [one["name"] for one in answer.body["models"]] == [SHIPPED]
     assert_problem(ask("/v1/predict?model=lion", png(), "image/png"), 422, "'lion' not found")
     assert_problem(ask("/v1/predict?model=bad", png(), "image/png"), 503)
     pytest.importorskip("mai_app.inference.heatmap")
     answer = ask(f"/v1/heatmap?model={SHIPPED}", png(), "image/png")
-    assert (answer.status, answer.kind, answer.said[:4]) == (200, "image/png", b"\x89PNG")
+    assert (answer.status, answer.kind, answer.body[:4]) == (200, "image/png", b"\x89PNG")
     assert_problem(ask("/v1/heatmap", b"\xff\xd8 no", "image/png"), 422, "damaged")
 
 
@@ -211,9 +211,9 @@ def test_many_clients_at_once_get_their_own_answers(ask: Ask) -> None:
         width = 40 + number
         files = [(f"{number}-{i}.png", png(number, 0, 40 + i, width)) for i in range(2)]
         if number % 2:
-            rows = ask("/v1/predict", form(files), FORM).said["predictions"]
+            rows = ask("/v1/predict", form(files), FORM).body["predictions"]
         else:
-            rows = [ask("/v1/predict?name=" + n, data, "image/png").said["predictions"][0] for n, data in files]
+            rows = [ask("/v1/predict?name=" + n, data, "image/png").body["predictions"][0] for n, data in files]
         got = [(row["path"], row["image"]["width"], row["image"]["height"]) for row in rows]
         assert got == [(name, width, 40 + i) for i, (name, _) in enumerate(files)]
 
@@ -221,7 +221,7 @@ def test_many_clients_at_once_get_their_own_answers(ask: Ask) -> None:
         list(pool.map(own, range(24)))
 
 
-def test_a_full_line_is_503_and_nothing_is_lost(config: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_is_503_and_nothing_is_lost(config: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, entered = threading.Event(), threading.Event()
     judged = Detector.predict
 
@@ -246,7 +246,7 @@ def test_a_full_line_is_503_and_nothing_is_lost(config: ServeConfig, monkeypatch
                 assert_problem(one.result(), 503, "waiting")
                 assert one.result().headers["retry-after"] == "2"
             else:
-                assert one.result().said["predictions"][0]["image"]["width"] == 60 + number
+                assert one.result().body["predictions"][0]["image"]["width"] == 60 + number
         assert asked("/v1/predict", png(), "image/png").status == 200
 
 
@@ -289,11 +289,11 @@ def test_nothing_is_stored_and_nothing_is_logged(
     _watched = []
     try:
         files = [(f"{name}.png", image)]
-        assert ask("/v1/predict", form(files), FORM).said["predictions"][0]["error"] is None
+        assert ask("/v1/predict", form(files), FORM).body["predictions"][0]["error"] is None
         assert ask("/v1/predict", as_json(files), "application/json").status == 200
         assert ask(f"/v1/predict?name={name}", image, "image/png").status == 200
         assert ask(f"/v1/heatmap?name={name}", image, "image/png").status in (200, 500)
-        assert ask(f"/v1/predict?name={name}", mark, "image/png").said["predictions"][0]["error"]
+        assert ask(f"/v1/predict?name={name}", mark, "image/png").body["predictions"][0]["error"]
         assert_problem(ask("/v1/predict", form(files, end=name), FORM), 400)
         assert_problem(ask(f"/v1/predict?model={name}", image, "image/png"), 422)
 
@@ -309,7 +309,7 @@ def test_nothing_is_stored_and_nothing_is_logged(
     assert not seen
     assert not list(tmp_path.iterdir())
     # The failure is in the log, by where it was; no name and no image.
-    assert failed.said["request_id"] in caplog.text
+    assert failed.body["request_id"] in caplog.text
     assert "RuntimeError" in caplog.text
     captured = capfd.readouterr()
     for text in (caplog.text, captured.out, captured.err):
