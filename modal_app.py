@@ -277,7 +277,7 @@ def draw_heatmap(name: str, data: bytes, model: str) -> dict[str, Any]:
 def list_models() -> list[dict[str, Any]]:
     """The facts of the Volume's runs and of MAI's own models, the default first."""
     from mai_app.config import ServeConfig  # noqa: PLC0415
-    from mai_app.serve.detectors import known_models  # noqa: PLC0415
+    from mai_app.inference.reload import known_models  # noqa: PLC0415
 
     volume.reload()
     try:
@@ -363,13 +363,13 @@ def _live(model: str) -> Any:
 
 def _web(open_page: bool) -> Any:
     from mai_app.serve.api import create_app  # noqa: PLC0415
-    from mai_app.serve.backend import Backend, Files, Judged  # noqa: PLC0415
+    from mai_app.serve.backend import Backend, FileResult, Files  # noqa: PLC0415
 
     def chosen(model: str) -> str:
         # Each name of a run has containers of its own: the open page serves one run.
         return "" if open_page else model
 
-    async def judge(files: Files, model: str) -> list[Judged]:
+    async def judge(files: Files, model: str) -> list[FileResult]:
         rows = await asyncio.gather(*map(_judge(chosen(model)).remote.aio, files))
         return [(row, row.pop("facts")) for row in map(answer, rows)]
 
@@ -382,7 +382,7 @@ def _web(open_page: bool) -> Any:
         return known[:1] if open_page else known
 
     # Of the machine's memory: a body may be there twice.
-    return create_app(Backend(judge, heatmap, models), open_page, ServeLimits(waiting_bytes=128 * 2**20))
+    return create_app(Backend(judge, heatmap, models), open_page, ServeLimits(max_bytes_in_flight=128 * 2**20))
 
 
 def _on_volume(name: str) -> Path:

@@ -29,7 +29,7 @@ from pathlib import Path
 from mai_app.config import SHIPPED, ServeConfig, ServeLimits
 from mai_app.serve.server import serve
 config = ServeConfig(model=SHIPPED, port=0, device="cpu", runs=Path("none"))
-serve(config, ServeLimits(waiting_files={ROOM}, per_minute=10**9))
+serve(config, ServeLimits(max_queued_files={ROOM}, requests_per_minute=10**9))
 """
 
 

@@ -34,15 +34,15 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class ServeLimits:
-    """What the HTTP API takes, in one request and at a time; LIMITS says what an image may be."""
+    """Limits of the HTTP API, per request and in total; LIMITS has those of a single image."""
 
-    max_bytes: int = 64 * 2**20
-    max_files: int = 32
-    requests: int = 64  # with bodies, at a time; more are answered with 503
-    waiting_files: int = 256  # read and not yet judged; more are answered with 503
-    waiting_bytes: int = 512 * 2**20  # of bodies, being read or not yet answered
-    per_minute: int = 600  # requests with bodies a client's address, on average; more are answered with 429
-    retry_seconds: int = 2  # Retry-After of a 503
+    max_body_bytes: int = 64 * 2**20  # of one request; larger ones get 413
+    max_files: int = 32  # of one request; more get 413
+    max_requests: int = 64  # concurrent, with a body; more get 503
+    max_queued_files: int = 256  # received and not yet finished; more get 503
+    max_bytes_in_flight: int = 512 * 2**20  # of request bodies not yet answered; more get 503
+    requests_per_minute: int = 600  # with a body, per client address, on average; more get 429
+    retry_after_seconds: int = 2  # Retry-After of a 503
 
 
 SERVE_LIMITS = ServeLimits()
@@ -409,13 +409,13 @@ class SweepConfig:
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """Serve the web page and the HTTP API on this machine; images are neither stored nor logged."""
+    """Serve the web page and the HTTP API, by default for this machine only. Images are neither stored nor logged."""
 
     model: ModelOption = ""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 opens it to the network, where anybody may use it."""
+    """Address to listen on; 0.0.0.0 opens it to the network, without authentication."""
     port: int = 8000
-    """Port to listen on; 0: one that is free."""
+    """Port to listen on; 0: any free port."""
     device: DeviceOption = "auto"
     workers: WorkersOption = 2
     runs: RunsOption = RUNS

@@ -7,14 +7,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from shutil import copytree
+from shutil import copy, copytree
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from mai_app.config import TrainConfig, from_recipe
+from mai_app.config import SHIPPED, TrainConfig, from_recipe
+from mai_app.models.registry import shipped_models
 
 Pixels = npt.NDArray[np.uint8]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -130,3 +131,17 @@ def mai(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def model_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs: copies of the shipped model, r5 the newest, and a damaged one."""
+    folder = tmp_path_factory.mktemp("models") / "runs"
+    for number, name in enumerate(["bad", "odd name", *(f"r{i}" for i in range(6))]):
+        (folder / name).mkdir(parents=True)
+        path = folder / name / "best.safetensors"
+        copy(shipped_models()[SHIPPED], path)
+        if name == "bad":
+            path.write_bytes(b"damaged")
+        os.utime(path, (1e9 + number, 1e9 + number))
+    return folder

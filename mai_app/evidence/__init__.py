@@ -1,1 +1,1 @@
-"""What a file says of its own making, beside the score: read from its bytes, without torch."""
+"""Provenance evidence from an image file's metadata, reported beside the score; needs no torch."""

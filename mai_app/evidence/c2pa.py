@@ -1,4 +1,4 @@
-"""From the Content Credentials (C2PA) in a file to statements: who signed, whether it holds, what is declared."""
+"""Verifies a file's Content Credentials (C2PA): signer, validity, and the declared digital source types."""
 
 import io
 import json
@@ -7,32 +7,30 @@ from types import ModuleType
 from typing import Any, Final
 
 from mai_app.evidence.containers import MAX_MANIFEST, Metadata
-from mai_app.evidence.rules import generator_named
-from mai_app.evidence.source_types import Points, SourceType, source_type
-from mai_app.evidence.statements import Evidence
-from mai_app.evidence.text import short, shown
+from mai_app.evidence.rules import PointsTo, SourceType, find_generator, find_source_type
+from mai_app.evidence.statements import Evidence, display_fields, shorten
 
 SOURCE: Final = "Content Credentials"
-# c2pa keeps one copy of a file or two, 100 bytes for each part of it, and some 30 times the CBOR that it decodes.
+# c2pa keeps one or two copies of a file, 100 bytes for each part of it, and about 30 times the CBOR it decodes.
 MAX_FILE: Final = 16 * 2**20
-"""Bytes of a file whose Content Credentials are checked, for the signature is over all of it."""
-_MAX_PARTS: Final = 10_000  # c2pa takes some 20 µs for each chunk of a PNG
+"""Largest file, in bytes, whose Content Credentials are verified: the signature covers all of it."""
+_MAX_PARTS: Final = 10_000  # c2pa takes about 20 µs per PNG chunk
 _MAX_BOXES: Final = 4_000
-_MAX_CBOR: Final = 2**19  # bytes of all boxes that are decoded: claims, assertions, signatures; not of thumbnails
+_MAX_CBOR: Final = 2**19  # bytes of all boxes that c2pa decodes: claims, assertions, signatures; not thumbnails
 _MAX_DEPTH: Final = 32
-_MAX_VALUES: Final = 5_000  # looked at of what a manifest says
+_MAX_VALUES: Final = 5_000  # values read from one manifest
 
 SETTINGS: Final = {
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},
     "core": {
-        # Nothing of a file leads to the network: no manifest elsewhere, no revocation list, no identity's address.
+        # A file must never cause network access: no remote manifest, no revocation list, no identity service.
         "allowed_network_hosts": [],
         "allow_redirects": False,
         "decode_identity_assertions": False,
         "max_decompressed_manifest_size_in_mb": 1,
     },
 }
-"""c2pa's settings: offline, and bounded."""
+"""c2pa settings: offline and with limits."""
 
 _MIME: Final = {
     "JPEG": "image/jpeg",
@@ -41,8 +39,8 @@ _MIME: Final = {
     "GIF": "image/gif",
     "TIFF": "image/tiff",
 }
-# What the C2PA specification calls an edit of the picture's content.
-_EDITS: Final = frozenset(
+# Actions that the C2PA specification defines as edits of the image's content.
+_EDIT_ACTIONS: Final = frozenset(
     f"c2pa.{name}"
     for name in (
         "adjustedColor",
@@ -63,40 +61,40 @@ _EDITS: Final = frozenset(
 )
 
 
-def credentials_evidence(data: bytes, metadata: Metadata) -> Iterator[Evidence]:
-    """What the manifest store found in a file says, checked against the file's bytes; nothing if there is none."""
+def find_credentials_evidence(data: bytes, metadata: Metadata) -> Iterator[Evidence]:
+    """Yield statements from a file's manifest store, verified against the file's bytes; none without a store."""
     manifest = metadata.manifest
     if not manifest:
         return
-    c2pa = _c2pa()
+    c2pa = _import_c2pa()
     if c2pa is None:
-        yield _unread("which were not read: pip install 'mai-app[provenance]' does", manifest)
+        yield _report_unchecked("which were not read: pip install 'mai-app[provenance]' does", manifest)
     elif len(data) > MAX_FILE:
-        yield _unread(f"which were not checked: the file is over {MAX_FILE // 2**20} MiB", manifest)
+        yield _report_unchecked(f"which were not checked: the file is over {MAX_FILE // 2**20} MiB", manifest)
     elif metadata.parts > _MAX_PARTS:
-        yield _unread(f"which were not checked: the file has over {_MAX_PARTS:,} parts", manifest)
-    elif len(manifest) > MAX_MANIFEST or not _is_modest(manifest):
-        yield _unread("which were not checked: they are too large", manifest)
+        yield _report_unchecked(f"which were not checked: the file has over {_MAX_PARTS:,} parts", manifest)
+    elif len(manifest) > MAX_MANIFEST or not _is_within_limits(manifest):
+        yield _report_unchecked("which were not checked: they are too large", manifest)
     else:
         try:
-            found = list(_statements(read_store(c2pa, data, metadata.format)))
-        except Exception as error:  # c2pa's own errors, and what a damaged store leads to
-            # Their messages name places in the library; the kind of error is enough.
+            found = list(_interpret_store(read_store(c2pa, data, metadata.format)))
+        except Exception as error:  # c2pa's errors, and any caused by a damaged store
+            # Their messages contain locations in the library; the error's type is enough.
             kind = type(error).__name__.lstrip("_").removeprefix("C2pa") or "unknown"
-            found = [_unread(f"which are damaged and COUNT FOR NOTHING ({kind})", manifest)]
+            found = [_report_unchecked(f"which are damaged and COUNT FOR NOTHING ({kind})", manifest)]
         yield from found
 
 
-def _c2pa() -> ModuleType | None:
+def _import_c2pa() -> ModuleType | None:
     try:
         import c2pa  # noqa: PLC0415 - an extra, and slow to load
-    except Exception:  # not installed; or its native library does not load here, which it tells in many ways
+    except Exception:  # not installed, or its native library fails to load, with various errors
         return None
     return c2pa  # type: ignore[no-any-return]
 
 
 def read_store(c2pa: ModuleType, data: bytes, file_format: str) -> dict[str, Any]:
-    """c2pa's report on the store in a file; nothing is fetched. Raises c2pa's errors for what can't be read."""
+    """Return c2pa's report on a file's manifest store, without network access; raises c2pa's errors if unreadable."""
     with (
         c2pa.Settings.from_dict(SETTINGS) as settings,
         c2pa.Context(settings) as context,
@@ -108,12 +106,12 @@ def read_store(c2pa: ModuleType, data: bytes, file_format: str) -> dict[str, Any
     return store
 
 
-def _unread(why: str, manifest: bytes) -> Evidence:
+def _report_unchecked(why: str, manifest: bytes) -> Evidence:
     return Evidence(SOURCE, "nothing", "hint", f"carries Content Credentials, {why}", (("bytes", str(len(manifest))),))
 
 
-def _is_modest(manifest: bytes) -> bool:
-    """Whether the boxes of a store (JUMBF) are few, not deep, and small but for pictures, so that c2pa may have it."""
+def _is_within_limits(manifest: bytes) -> bool:
+    """Whether a store's JUMBF boxes are few, shallow and, except for thumbnails, small enough to pass to c2pa."""
     boxes, decoded = 0, 0
     spans = [(0, len(manifest), 0)]
     while spans:
@@ -126,23 +124,23 @@ def _is_modest(manifest: bytes) -> bool:
                 return False
             if kind == b"jumb":
                 spans.append((at + 8, min(at + length, end), depth + 1))
-            elif kind not in (b"bidb", b"free"):  # pictures, and padding
+            elif kind not in (b"bidb", b"free"):  # thumbnails, and padding
                 decoded += length
             at += length
     return decoded <= _MAX_CBOR
 
 
-def _statements(store: Mapping[str, Any]) -> Iterator[Evidence]:
+def _interpret_store(store: Mapping[str, Any]) -> Iterator[Evidence]:
     manifests = store.get("manifests", {})
     active = manifests.get(store.get("active_manifest"), {})
     state = str(store.get("validation_state", "Invalid"))
     signature = active.get("signature_info") or {}
     issuer = str(signature.get("issuer") or signature.get("common_name") or "unknown")
-    tool = _tool(active)
-    kinds, parts = _source_types(active)
-    actions = list(dict.fromkeys(str(action.get("action", "")) for action in _actions(active)))
-    failed = _failures(store.get("validation_results", {}).get("activeManifest", {}))
-    fields = shown(
+    tool = _tool_names(active)
+    kinds, steps = _list_source_types(active)
+    actions = list(dict.fromkeys(str(action.get("action", "")) for action in _list_actions(active)))
+    failed = _failure_codes(store.get("validation_results", {}).get("activeManifest", {}))
+    fields = display_fields(
         (
             ("state", state),
             ("signed by", str(signature.get("issuer") or "")),
@@ -152,96 +150,100 @@ def _statements(store: Mapping[str, Any]) -> Iterator[Evidence]:
             ("made with", tool),
             ("title", str(active.get("title") or "")),
             ("actions", ", ".join(actions)),
-            ("digital source types", ", ".join(kind.code for kind in [*kinds, *parts])),
+            ("digital source types", ", ".join(kind.code for kind in [*kinds, *steps])),
             ("failed", ", ".join(failed)),
         )
     )
     if state not in ("Valid", "Trusted"):
         changed = any("mismatch" in code for code in failed)
         why = "the picture, or what they say, was CHANGED after signing" if changed else "they are not valid"
-        says = f"Content Credentials DO NOT HOLD: {why} ({short(', '.join(failed) or state)}); they count for nothing"
+        says = f"Content Credentials DO NOT HOLD: {why} ({shorten(', '.join(failed) or state)}); they count for nothing"
         yield Evidence(SOURCE, "nothing", "hint", says, fields)
         return
-    points_to, words = _meaning(kinds, parts, actions, tool)
+    points_to, statement = _interpret_declarations(kinds, steps, actions, tool)
     trust = (
-        f"by {short(issuer)}, who is on a trust list"
+        f"by {shorten(issuer)}, who is on a trust list"
         if state == "Trusted"
-        else f"as {short(issuer)}, who is on no trust list here: anybody can sign under any name"
+        else f"as {shorten(issuer)}, who is on no trust list here: anybody can sign under any name"
     )
-    says = f"{words}; unchanged since it was signed {trust}"
+    says = f"{statement}; unchanged since it was signed {trust}"
     yield Evidence(SOURCE, points_to, "signed", says, fields)
     if points_to != "synthetic":
-        yield from _ingredients(manifests, active)
+        yield from _find_synthetic_ingredient(manifests, active)
 
 
-def _meaning(kinds: list[SourceType], parts: list[SourceType], actions: list[str], tool: str) -> tuple[Points, str]:
-    """What a manifest's declarations point to, and in words."""
-    by = f", made with {short(tool)}" if tool else ""
+def _interpret_declarations(
+    kinds: list[SourceType], steps: list[SourceType], actions: list[str], tool: str
+) -> tuple[PointsTo, str]:
+    """Return what a manifest's declarations point to, and the statement."""
+    by = f", made with {shorten(tool)}" if tool else ""
     for kind in kinds:
         if kind.points_to == "synthetic":
-            return "synthetic", f"declares itself {kind.words} (digital source type {kind.code}){by}"
-    for kind in parts:
+            return "synthetic", f"declares itself {kind.description} (digital source type {kind.code}){by}"
+    for kind in steps:
         if kind.points_to == "synthetic":
             return (
                 "synthetic",
                 f"declares that a step of its making was synthetic (digital source type {kind.code}){by}",
             )
-    generator = generator_named(tool)
+    generator = find_generator(tool)
     if generator:
-        return "synthetic", f"names an AI generator, {generator}, among what made it ({short(tool)})"
-    edits = [action for action in actions if action in _EDITS]
+        return "synthetic", f"names an AI generator, {generator}, among what made it ({shorten(tool)})"
+    edits = [action for action in actions if action in _EDIT_ACTIONS]
     if edits:
-        return "edited", f"declares edits ({short(', '.join(edits))}){by}"
+        return "edited", f"declares edits ({shorten(', '.join(edits))}){by}"
     for kind in kinds:
-        return kind.points_to, f"declares itself {kind.words} (digital source type {kind.code}){by}"
+        return kind.points_to, f"declares itself {kind.description} (digital source type {kind.code}){by}"
     return "nothing", f"declares no digital source type{by}"
 
 
-def _ingredients(manifests: Mapping[str, Any], active: Mapping[str, Any]) -> Iterator[Evidence]:
-    """The first synthetic picture among those that the picture was made of, and those that they were made of."""
-    waiting, seen = [(active, True)], {""}
-    while waiting:
-        manifest, holds = waiting.pop(0)
+def _find_synthetic_ingredient(manifests: Mapping[str, Any], active: Mapping[str, Any]) -> Iterator[Evidence]:
+    """Yield at most one statement: the first synthetic image among the ingredients and, in turn, their ingredients."""
+    queue, seen = [(active, True)], {""}
+    while queue:
+        manifest, is_valid = queue.pop(0)
         for ingredient in manifest.get("ingredients", []):
             results = (ingredient.get("validation_results") or {}).get("activeManifest", {})
             label = str(ingredient.get("active_manifest") or "")
-            made_from = manifests.get(label, {})
-            still_holds = holds and bool(made_from) and not _failures(results)
-            whole, steps = _source_types(made_from)
-            declared = source_type(str(ingredient.get("digital_source_type") or ""))
+            source_manifest = manifests.get(label, {})
+            still_valid = is_valid and bool(source_manifest) and not _failure_codes(results)
+            whole, steps = _list_source_types(source_manifest)
+            declared = find_source_type(str(ingredient.get("digital_source_type") or ""))
             for kind in (*whole, *steps, *([declared] if declared else [])):
                 if kind.points_to == "synthetic":
-                    yield Evidence(
-                        SOURCE,
-                        "synthetic",
-                        "signed" if still_holds else "hint",
-                        f"was made from a picture that declares itself {kind.words} (digital source type {kind.code}); "
-                        + ("that one's own signature held" if still_holds else "that one's own signature DID NOT HOLD"),
-                        shown(
-                            (
-                                ("ingredient", str(ingredient.get("title") or "")),
-                                ("relationship", str(ingredient.get("relationship") or "")),
-                                ("signed by", str((made_from.get("signature_info") or {}).get("issuer") or "")),
-                                ("made with", _tool(made_from)),
-                            )
-                        ),
-                    )
+                    yield _describe_ingredient(ingredient, source_manifest, kind, still_valid)
                     return
-            if label not in seen:  # a picture may be in it many times over
+            if label not in seen:  # an ingredient may occur many times
                 seen.add(label)
-                waiting.append((made_from, still_holds))
+                queue.append((source_manifest, still_valid))
 
 
-def _failures(results: Mapping[str, Any]) -> list[str]:
-    """Codes of what failed, but for the trust list that is not here."""
+def _describe_ingredient(
+    ingredient: Mapping[str, Any], manifest: Mapping[str, Any], kind: SourceType, is_valid: bool
+) -> Evidence:
+    says = (
+        f"was made from a picture that declares itself {kind.description} (digital source type {kind.code}); "
+        f"that one's own signature {'held' if is_valid else 'DID NOT HOLD'}"
+    )
+    fields = (
+        ("ingredient", str(ingredient.get("title") or "")),
+        ("relationship", str(ingredient.get("relationship") or "")),
+        ("signed by", str((manifest.get("signature_info") or {}).get("issuer") or "")),
+        ("made with", _tool_names(manifest)),
+    )
+    return Evidence(SOURCE, "synthetic", "signed" if is_valid else "hint", says, display_fields(fields))
+
+
+def _failure_codes(results: Mapping[str, Any]) -> list[str]:
+    """Return the codes of failed checks, except that the signer is on no trust list (none is installed)."""
     codes = (str(failure.get("code", "")) for failure in results.get("failure", []))
     return [code for code in dict.fromkeys(codes) if code != "signingCredential.untrusted"]
 
 
-def _tool(manifest: Mapping[str, Any]) -> str:
-    """Names of the claim generator and of the actions' software agents."""
+def _tool_names(manifest: Mapping[str, Any]) -> str:
+    """Return the names of the claim generator and of the actions' software agents, separated by commas."""
     names = [*(manifest.get("claim_generator_info") or []), manifest.get("claim_generator")]
-    names += [action.get("softwareAgent") for action in _actions(manifest)]
+    names += [action.get("softwareAgent") for action in _list_actions(manifest)]
     return ", ".join(dict.fromkeys(filter(None, map(_tool_name, names))))
 
 
@@ -251,7 +253,7 @@ def _tool_name(tool: object) -> str:
     return str(tool or "")
 
 
-def _actions(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _list_actions(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     found = []
     for assertion in manifest.get("assertions", []):
         if str(assertion.get("label", "")).startswith("c2pa.actions"):
@@ -259,35 +261,35 @@ def _actions(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return found[:_MAX_VALUES]
 
 
-def _source_types(manifest: Mapping[str, Any]) -> tuple[list[SourceType], list[SourceType]]:
-    """The digital source types that a manifest declares, each once: of the whole picture, and of steps towards it."""
-    steps = [action for action in _actions(manifest) if action.get("action") != "c2pa.created"]
-    created = [action for action in _actions(manifest) if action.get("action") == "c2pa.created"]
+def _list_source_types(manifest: Mapping[str, Any]) -> tuple[list[SourceType], list[SourceType]]:
+    """Return the distinct digital source types a manifest declares: of the whole image, and of single actions."""
+    steps = [action for action in _list_actions(manifest) if action.get("action") != "c2pa.created"]
+    created = [action for action in _list_actions(manifest) if action.get("action") == "c2pa.created"]
     others = [
         assertion.get("data")
         for assertion in manifest.get("assertions", [])
         if not str(assertion.get("label", "")).startswith("c2pa.actions")
     ]
-    return _types_in([*created, *others]), _types_in(steps)
+    return _parse_source_types([*created, *others]), _parse_source_types(steps)
 
 
-def _types_in(values: list[Any]) -> list[SourceType]:
-    kinds = map(source_type, _values_of("digitalsourcetype", values))
+def _parse_source_types(values: list[Any]) -> list[SourceType]:
+    kinds = map(find_source_type, _find_values("digitalsourcetype", values))
     return list(dict.fromkeys(kind for kind in kinds if kind))
 
 
-def _values_of(wanted: str, waiting: list[Any]) -> Iterable[str]:
-    """Texts under a key, with any prefix, at any depth; no recursion, for a file says how deep it goes."""
-    waiting = waiting[:_MAX_VALUES]
+def _find_values(wanted: str, values: list[Any]) -> Iterable[str]:
+    """Yield the strings under a key, with any prefix, at any depth; iterative, because files can nest deeply."""
+    queue = values[:_MAX_VALUES]
     for _ in range(_MAX_VALUES):
-        if not waiting:
+        if not queue:
             return
-        value = waiting.pop(0)
+        value = queue.pop(0)
         if isinstance(value, list):
-            waiting += value[:_MAX_VALUES]
+            queue += value[:_MAX_VALUES]
         elif isinstance(value, Mapping):
             for key, inner in value.items():
                 if str(key).rpartition(":")[2].lower() == wanted and isinstance(inner, str):
                     yield inner
                 elif isinstance(inner, list | Mapping):
-                    waiting.append(inner)
+                    queue.append(inner)

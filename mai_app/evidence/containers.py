@@ -1,4 +1,4 @@
-"""From the bytes of an image file to its pieces of metadata: a bounded walk over segments and chunks, never pixels."""
+"""Extracts metadata blocks from JPEG, PNG, WebP, GIF and TIFF files: a bounded walk over segments and chunks."""
 
 import codecs
 import zlib
@@ -6,125 +6,123 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from mai_app.evidence.tiff import TIFF_HEADS, tiff_values
+from mai_app.evidence.tiff import TIFF_HEADS, read_tiff_values
 
-MAX_PIECE: Final = 2**20
-"""Bytes that are looked at of one text, XMP packet or EXIF block; what is longer is cut off."""
 MAX_KEPT: Final = 4 * 2**20
-"""Bytes kept of all pieces of a file together, but for Content Credentials."""
+"""Bytes kept of all blocks of a file together, without Content Credentials."""
 MAX_MANIFEST: Final = 8 * 2**20
-"""Bytes of Content Credentials that are read; of more than that one more is kept, which tells."""
-_MAX_PARTS: Final = 100_000  # segments or chunks walked over; an honest file of 128 MB has some 16,000
-_MAX_BLOCKS: Final = 600_000  # the same for a GIF, whose pixels come in blocks of 255 bytes
+"""Largest manifest store accepted, in bytes; of a larger one, one byte more is kept to show that it is too large."""
+_MAX_PIECE: Final = 2**20  # bytes read of one text, XMP packet or EXIF block; longer ones are cut
+_MAX_PARTS: Final = 100_000  # segments or chunks read; a normal file of 128 MB has about 16,000
+_MAX_BLOCKS: Final = 600_000  # the same for a GIF, whose pixels are in blocks of 255 bytes
 _MAX_TEXTS: Final = 256
 
 _XMP_HEAD: Final = b"http://ns.adobe.com/xap/1.0/\0"
-_MORE_XMP_HEAD: Final = b"http://ns.adobe.com/xmp/extension/\0"
+_XMP_EXTENSION_HEAD: Final = b"http://ns.adobe.com/xmp/extension/\0"
 _PHOTOSHOP_HEAD: Final = b"Photoshop 3.0\0"
 
 
 @dataclass
 class Metadata:
-    """The pieces of metadata of one file, as bytes and as text."""
+    """The metadata blocks of one file, as bytes and text."""
 
     format: str
     """JPEG, PNG, WEBP, GIF or TIFF; empty for others."""
     exif: bytes | memoryview = b""
-    """The first EXIF block, a TIFF structure; of a TIFF file, the file."""
+    """The first EXIF block, a TIFF structure; for a TIFF file, the whole file."""
     xmp: list[bytes] = field(default_factory=list)
     """XMP packets: XML."""
     texts: list[tuple[str, str]] = field(default_factory=list)
-    """Texts of a PNG by their keys; comments of a JPEG or GIF with an empty key."""
+    """Keys and texts of a PNG; comments of a JPEG or GIF, with an empty key."""
     iptc: bytes = b""
-    """The older IPTC records (IIM)."""
+    """Legacy IPTC records (IIM)."""
     manifest: bytes = b""
-    """The C2PA manifest store (JUMBF), up to MAX_MANIFEST + 1 bytes; several if the file has several."""
+    """The C2PA manifest store (JUMBF), at most MAX_MANIFEST + 1 bytes; concatenated if the file has several."""
     tables: dict[int, list[int]] = field(default_factory=dict)
     """Quantisation tables of a JPEG by number: 64 values each, in zigzag order."""
     parts: int = 0
-    """Segments, chunks, or a GIF's blocks that were walked over."""
-    kept: int = 0
-    """Bytes kept, without the manifest."""
+    """Number of segments, chunks or GIF blocks read."""
+    kept: int = 0  # bytes kept so far, without the manifest
 
     @property
-    def room(self) -> int:
-        """Bytes that may be kept of the next piece."""
-        return min(MAX_PIECE, MAX_KEPT - self.kept)
+    def remaining_bytes(self) -> int:
+        """Bytes that may be kept of the next block."""
+        return min(_MAX_PIECE, MAX_KEPT - self.kept)
 
     def keep(self, piece: bytes | memoryview) -> bytes:
-        """A copy of the piece as far as the limits allow; empty once they are reached."""
-        copy = bytes(piece[: self.room])
+        """Return a copy of the block, cut to the limits; empty once they are reached."""
+        copy = bytes(piece[: self.remaining_bytes])
         self.kept += len(copy)
         return copy
 
     def add_text(self, key: bytes, text: bytes | memoryview) -> None:
-        """Keep a text, unless there are too many."""
+        """Keep a text, up to _MAX_TEXTS of them."""
         if len(self.texts) < _MAX_TEXTS:
             kept = self.keep(text)
-            self.texts.append((key.decode("latin-1"), _decoded(kept, cut=len(kept) < len(text))))
+            self.texts.append((key.decode("latin-1"), _decode_text(kept, cut=len(kept) < len(text))))
 
     def add_manifest(self, piece: bytes | bytearray | memoryview) -> None:
-        """Append to the manifest store: all that c2pa could take for it, so that all of it is looked at first."""
+        """Append everything that c2pa could take for the manifest store, so that all of it is checked first."""
         self.manifest += bytes(piece[: MAX_MANIFEST + 1 - len(self.manifest)])
 
 
 def read_metadata(data: bytes) -> Metadata:
-    """The metadata of an image file, as far as it can be read: a damaged file gives what stands before the damage.
+    """Return an image file's metadata; a damaged file gives what comes before the damage.
 
-    Reads at most MAX_KEPT + MAX_MANIFEST bytes, however large the file, its chunks, or what they decompress to.
+    Keeps at most MAX_KEPT + MAX_MANIFEST bytes, whatever the size of the file, its chunks or their decompressed data.
     """
     view = memoryview(data)
     if data[:2] == b"\xff\xd8":
-        return _jpeg(view)
+        return _read_jpeg(view)
     if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return _png(view)
+        return _read_png(view)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _webp(view)
+        return _read_webp(view)
     if data[:6] in (b"GIF87a", b"GIF89a"):
-        return _gif(view)
+        return _read_gif(view)
     if data[:4] in TIFF_HEADS:
-        return _tiff(view)
+        return _read_tiff(view)
     return Metadata("")
 
 
-def _jpeg(view: memoryview) -> Metadata:
+def _read_jpeg(view: memoryview) -> Metadata:
     found = Metadata("JPEG")
-    more: list[tuple[int, bytes]] = []
+    xmp_extensions: list[tuple[int, bytes]] = []
     boxes: dict[bytes, bytearray] = {}
     box_bytes = 0
-    for marker, piece in _jpeg_segments(view):
+    for marker, piece in _walk_jpeg_segments(view):
         found.parts += 1
         head = bytes(piece[:40])
         if marker == 0xE1 and head.startswith(b"Exif\0\0"):
             found.exif = found.exif or found.keep(piece[6:])
         elif marker == 0xE1 and head.startswith(_XMP_HEAD):
             found.xmp.append(found.keep(piece[len(_XMP_HEAD) :]))
-        elif marker == 0xE1 and head.startswith(_MORE_XMP_HEAD):
-            # Then 32 digits that name the packet, its length, and where this piece belongs.
-            start = len(_MORE_XMP_HEAD) + 40
-            more.append((int.from_bytes(piece[start - 4 : start], "big"), found.keep(piece[start:])))
+        elif marker == 0xE1 and head.startswith(_XMP_EXTENSION_HEAD):
+            # Header: 32 digits that identify the packet, its length, and this segment's offset in it.
+            start = len(_XMP_EXTENSION_HEAD) + 40
+            xmp_extensions.append((int.from_bytes(piece[start - 4 : start], "big"), found.keep(piece[start:])))
         elif marker == 0xEB and head.startswith(b"JP"):
-            # JUMBF: which box, a sequence number, its content; the box's own head is repeated in each segment.
+            # JUMBF: box number, sequence number, content; the box's own header is repeated in each segment.
             box = boxes.setdefault(head[2:4], bytearray())
             if box_bytes <= MAX_MANIFEST:
                 box += piece[16 if box else 8 :]
                 box_bytes += len(piece)
         elif marker == 0xED and head.startswith(_PHOTOSHOP_HEAD):
-            found.iptc = found.iptc or _photoshop_iptc(found.keep(piece[len(_PHOTOSHOP_HEAD) :]))
+            found.iptc = found.iptc or _find_photoshop_iptc(found.keep(piece[len(_PHOTOSHOP_HEAD) :]))
         elif marker == 0xFE:
             found.add_text(b"", piece)
         elif marker == 0xDB:
             _add_tables(found.tables, piece)
-    if more:
-        found.xmp.append(b"".join(piece for _, piece in sorted(more, key=lambda numbered: numbered[0])))
+    if xmp_extensions:
+        found.xmp.append(b"".join(piece for _, piece in sorted(xmp_extensions, key=lambda part: part[0])))
     if any(box[16:20] == b"c2pa" for box in boxes.values()):
         for box in boxes.values():
             found.add_manifest(box)
     return found
 
 
-def _jpeg_segments(view: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Marker and content of each segment before the first scan."""
+def _walk_jpeg_segments(view: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield marker and content of each segment before the first scan."""
     at = 2
     for _ in range(_MAX_PARTS):
         if at + 4 > len(view) or view[at] != 0xFF:
@@ -132,10 +130,8 @@ def _jpeg_segments(view: memoryview) -> Iterator[tuple[int, memoryview]]:
         marker = view[at + 1]
         if marker in (0xDA, 0xD9):
             return
-        if marker == 0xFF:  # a fill byte
-            at += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # these have no content
-            at += 2
+        if marker in (0x01, 0xFF) or 0xD0 <= marker <= 0xD8:  # no content; 0xFF is a fill byte
+            at += 1 if marker == 0xFF else 2
         else:
             length = int.from_bytes(view[at + 2 : at + 4], "big")
             if length < 2:
@@ -155,14 +151,13 @@ def _add_tables(tables: dict[int, list[int]], piece: memoryview) -> None:
         at += 1 + 64 * width
 
 
-def _photoshop_iptc(block: bytes) -> bytes:
-    """The IPTC records among Photoshop's resources; empty without them."""
+def _find_photoshop_iptc(block: bytes) -> bytes:
+    """Return the IPTC records among Photoshop's image resources; empty without them."""
     at = 0
     while block[at : at + 4] == b"8BIM":
         kind = block[at + 4 : at + 6]
-        at += (
-            6 + (block[at + 6] + 2) // 2 * 2 if at + 6 < len(block) else len(block)
-        )  # a name, padded to an even length
+        # A name, padded to an even length.
+        at += 6 + (block[at + 6] + 2) // 2 * 2 if at + 6 < len(block) else len(block)
         length = int.from_bytes(block[at : at + 4], "big")
         if kind == b"\x04\x04":
             return block[at + 4 : at + 4 + length]
@@ -170,7 +165,7 @@ def _photoshop_iptc(block: bytes) -> bytes:
     return b""
 
 
-def _png(view: memoryview) -> Metadata:
+def _read_png(view: memoryview) -> Metadata:
     found = Metadata("PNG")
     at = 8
     while at + 8 <= len(view) and found.parts < _MAX_PARTS:
@@ -195,10 +190,9 @@ def _add_png_text(found: Metadata, kind: bytes, piece: memoryview) -> None:
     key, end, _ = head.partition(b"\0")
     if not end or len(key) > 79:
         return
-    start, compressed = len(key) + 1, kind == b"zTXt"
-    if kind == b"zTXt":
-        start += 1  # the method, of which there is one
-    elif kind == b"iTXt":
+    compressed = kind == b"zTXt"
+    start = len(key) + (2 if compressed else 1)  # zTXt has a byte for the compression method; only one exists
+    if kind == b"iTXt":
         compressed = head[start : start + 1] == b"\1"
         language_end = head.find(b"\0", start + 2)
         translated_end = head.find(b"\0", language_end + 1)
@@ -207,32 +201,30 @@ def _add_png_text(found: Metadata, kind: bytes, piece: memoryview) -> None:
         start = translated_end + 1
     text: bytes | memoryview = piece[start:]
     if compressed:
-        text = _decompressed(piece[start : start + MAX_PIECE], found.room)
+        text = _decompress(piece[start : start + _MAX_PIECE], found.remaining_bytes)
     if key == b"XML:com.adobe.xmp":
         found.xmp.append(found.keep(text))
     else:
         found.add_text(key, text)
 
 
-def _decompressed(piece: memoryview, room: int) -> bytes:
-    if room <= 0:  # zlib takes 0 for no limit
-        return b""
-    try:
-        return zlib.decompressobj().decompress(piece, room)
+def _decompress(piece: memoryview, max_bytes: int) -> bytes:
+    try:  # zlib treats 0 as no limit
+        return zlib.decompressobj().decompress(piece, max_bytes) if max_bytes > 0 else b""
     except zlib.error:
         return b""
 
 
-def _decoded(text: bytes, cut: bool) -> str:
-    """UTF-8, which generators write even where the standard says Latin-1; Latin-1 if it is not that."""
+def _decode_text(text: bytes, cut: bool) -> str:
+    """Decode UTF-8, which generators write even where the standard says Latin-1, else Latin-1."""
     try:
-        # Of a text that is cut off the last character may be too.
+        # The last character of a cut text may be incomplete.
         return codecs.getincrementaldecoder("utf-8")().decode(text, final=not cut)
     except UnicodeDecodeError:
         return text.decode("latin-1")
 
 
-def _webp(view: memoryview) -> Metadata:
+def _read_webp(view: memoryview) -> Metadata:
     found = Metadata("WEBP")
     at = 12
     while at + 8 <= len(view) and found.parts < _MAX_PARTS:
@@ -250,45 +242,45 @@ def _webp(view: memoryview) -> Metadata:
     return found
 
 
-def _gif(view: memoryview) -> Metadata:
+def _read_gif(view: memoryview) -> Metadata:
     found = Metadata("GIF")
     at = 13
     if len(view) < at:
         return found
-    at += _palette(view[10])
+    at += _palette_bytes(view[10])
     while found.parts < _MAX_BLOCKS and at + 10 < len(view) and view[at] in (0x21, 0x2C):
-        # A frame: its place, perhaps a palette, a code size, its pixels. An extension: its kind, its blocks.
+        # A frame: its position, an optional palette, a code size, its pixels. An extension: its kind, its blocks.
         is_frame = view[at] == 0x2C
-        kind, start = view[at + 1], at + (11 + _palette(view[at + 9]) if is_frame else 2)
+        kind, start = view[at + 1], at + (11 + _palette_bytes(view[at + 9]) if is_frame else 2)
         name = bytes(view[start + 1 : start + 12])
-        at, blocks = _after_blocks(view, start, _MAX_BLOCKS - found.parts)
+        at, blocks = _skip_blocks(view, start, _MAX_BLOCKS - found.parts)
         found.parts += 1 + blocks
         if is_frame:
             continue
         if kind == 0xFE:
-            found.add_text(b"", _joined(view, start, at))
+            found.add_text(b"", _join_blocks(view, start, at))
         elif kind == 0xFF and name == b"XMP DataXMP":
-            # Written as it is, not in blocks, with 258 bytes behind it that lead a reader of blocks to the end.
+            # Stored raw, not in blocks, followed by 258 bytes that make a block reader skip to the end.
             found.xmp.append(found.keep(view[start + 12 : max(at - 258, start + 12)]))
         elif kind == 0xFF and name[:8] == b"C2PA_GIF":
-            found.add_manifest(_joined(view, start + 12, at))
+            found.add_manifest(_join_blocks(view, start + 12, at))
     return found
 
 
-def _palette(flags: int) -> int:
+def _palette_bytes(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _after_blocks(view: memoryview, at: int, most: int) -> tuple[int, int]:
-    """Where the sub-blocks that start here, each of up to 255 bytes, are over; and how many they are."""
-    for blocks in range(most):
+def _skip_blocks(view: memoryview, at: int, max_blocks: int) -> tuple[int, int]:
+    """Return the offset after the sub-blocks (up to 255 bytes each) that start here, and their number."""
+    for blocks in range(max_blocks):
         if at >= len(view) or not view[at]:
             return at + 1, blocks
         at += 1 + view[at]
-    return at, most
+    return at, max_blocks
 
 
-def _joined(view: memoryview, at: int, end: int) -> bytes:
+def _join_blocks(view: memoryview, at: int, end: int) -> bytes:
     joined = bytearray()
     while at < end and view[at] and len(joined) <= MAX_MANIFEST:
         joined += view[at + 1 : at + 1 + view[at]]
@@ -296,9 +288,9 @@ def _joined(view: memoryview, at: int, end: int) -> bytes:
     return bytes(joined)
 
 
-def _tiff(view: memoryview) -> Metadata:
+def _read_tiff(view: memoryview) -> Metadata:
     found = Metadata("TIFF", exif=view)
-    values = tiff_values(view)
+    values = read_tiff_values(view)
     if 700 in values:
         found.xmp.append(found.keep(values[700]))
     found.iptc = found.keep(values.get(33723, b""))

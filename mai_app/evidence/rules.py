@@ -1,9 +1,10 @@
-"""From names of programs and from texts to the generator of images that they give away: tables, with no guessing."""
+"""Lookup tables of AI generators, editing software and IPTC digital source types, and functions that search them."""
 
 import re
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
-_NAMES: Final = (
+_GENERATOR_PATTERNS: Final = (
     ("Stable Diffusion", r"stable[ _-]?diffusion|\bsdxl\b|automatic1111|\bstability\.?ai\b"),
     ("Midjourney", r"\bmidjourney\b"),
     ("DALL·E", r"\bdall[^a-z0-9]{0,2}e\b"),
@@ -13,7 +14,7 @@ _NAMES: Final = (
     ("ComfyUI", r"\bcomfy ?ui\b"),
     ("InvokeAI", r"\binvoke ?ai\b"),
     ("Bing Image Creator", r"\b(?:bing|microsoft) image creator\b|\bimage creator from"),
-    # Imagen alone is Spanish for a picture, and a photo editor's name.
+    # "Imagen" alone is Spanish for picture, and the name of a photo editor.
     ("Google AI", r"\bmade with google ai\b|\bgoogle (?:imagen|gemini)\b|\bimagen ?[234]\b|\bnano ?banana\b"),
     ("Grok", r"\bgrok\b|\bxai\b"),
     ("Leonardo.Ai", r"\bleonardo[. ]?ai\b"),
@@ -33,7 +34,7 @@ _NAMES: Final = (
     ("Qwen-Image", r"\bqwen-?image\b"),
     ("Krea", r"\bkrea(?:\.ai| ai)\b"),
 )
-_GENERATORS: Final = tuple((name, re.compile(pattern, re.IGNORECASE)) for name, pattern in _NAMES)
+_GENERATORS: Final = tuple((name, re.compile(pattern, re.IGNORECASE)) for name, pattern in _GENERATOR_PATTERNS)
 
 _EDITORS: Final = re.compile(
     r"\b(?:photoshop|lightroom|camera raw|adobe (?:express|illustrator|indesign|bridge)|gimp|affinity"
@@ -44,7 +45,7 @@ _EDITORS: Final = re.compile(
     re.IGNORECASE,
 )
 
-_HOLDING: Final = (
+_TEXT_MARKERS: Final = (
     ("", "SwarmUI", ('"sui_image_params"',)),
     ("", "Fooocus", ('"fooocus_scheme"',)),
     ("", "Fooocus", ('"base_model"', '"metadata_scheme"')),
@@ -63,63 +64,111 @@ _HOLDING: Final = (
     ("Title", "NovelAI", ("NovelAI generated image",)),
     ("use_stable_diffusion_model", "Easy Diffusion", ()),
 )
-"""Key of a text (any, if empty), its generator, and what such a text holds, all of it."""
+"""Key of a text (empty: any), its generator, and the strings that the text must all contain."""
 
 _UUID: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_MATCHING: Final = tuple(
+_TEXT_PATTERNS: Final = tuple(
     (key, generator, tuple(re.compile(pattern) for pattern in patterns))
     for key, generator, patterns in (
-        # Searched for one by one, so that no text however long can make them go to and fro.
+        # Separate short patterns, so that no long text causes excessive backtracking.
         ("", "Stable Diffusion web UI", (r"\bSteps: ?\d+", r"\b(?:Sampler|CFG scale|Seed|Model hash): ?[\w.]")),
         ("", "Midjourney", (rf"\bJob ID: ?{_UUID}",)),
         ("Dream", "InvokeAI", (r" -s ?\d", r" -S ?\d", r" -[WHC] ?\d")),
         ("Source", "NovelAI", (r"^(?:NovelAI|Stable) Diffusion.{0,20}\b[0-9A-F]{8}\b",)),
     )
 )
-"""The same with patterns, all of which match."""
-_AIGC: Final = re.compile(r"\"?Label\"?\s*[:=]\s*\"?([123])\b", re.IGNORECASE)
-_TOLD: Final = re.compile(
+"""The same with regular expressions, all of which must match."""
+_AIGC_LABEL: Final = re.compile(r"\"?Label\"?\s*[:=]\s*\"?([123])\b", re.IGNORECASE)
+_SETTING: Final = re.compile(
     r"(?:\"|\b)(ckpt_name|unet_name|model|sampler|sampler_name|steps|seed|base_model|app_version|Model|Sampler|Steps|Seed|"
     r"Version|CFG scale|Size)\"?: ?\"?([^\",{}\[\]\n]{1,120})"
 )
 
 
-def generator_named(program: str) -> str:
-    """The generator of images that a program's name gives away; empty if none."""
+PointsTo = Literal["synthetic", "authentic", "edited", "nothing"]
+"""What a statement would mean if it were true; nothing: for information only."""
+
+
+@dataclass(frozen=True)
+class SourceType:
+    """A code of the IPTC vocabulary of digital source types."""
+
+    code: str
+    """As in http://cv.iptc.org/newscodes/digitalsourcetype/."""
+    points_to: PointsTo
+    description: str
+    """Completes the phrase "declares itself …"."""
+
+
+_SOURCE_TYPES: Final = {
+    kind.code.lower(): kind
+    for kind in (
+        SourceType("trainedAlgorithmicMedia", "synthetic", "synthetic"),
+        SourceType("compositeWithTrainedAlgorithmicMedia", "synthetic", "synthetic in part"),
+        SourceType("algorithmicMedia", "synthetic", "made by an algorithm"),
+        SourceType("compositeSynthetic", "synthetic", "a composite with synthetic parts"),
+        SourceType("trainedAlgorithmicData", "synthetic", "data of a trained model"),
+        SourceType("digitalCapture", "authentic", "taken by a camera"),
+        SourceType("computationalCapture", "authentic", "taken by a camera with computational processing"),
+        SourceType("compositeCapture", "edited", "a composite of camera pictures"),
+        SourceType("negativeFilm", "authentic", "scanned from film"),
+        SourceType("positiveFilm", "authentic", "scanned from film"),
+        SourceType("print", "authentic", "scanned from a print"),
+        SourceType("minorHumanEdits", "edited", "edited a little"),
+        SourceType("humanEdits", "edited", "edited by a person"),
+        SourceType("algorithmicallyEnhanced", "edited", "enhanced by an algorithm"),
+        SourceType("composite", "edited", "a composite"),
+        SourceType("digitalCreation", "nothing", "made by a person with software"),
+        SourceType("digitalArt", "nothing", "drawn by a person with software"),
+        SourceType("softwareImage", "nothing", "made by software"),
+        SourceType("dataDrivenMedia", "nothing", "drawn from data"),
+        SourceType("screenCapture", "nothing", "taken from a screen"),
+        SourceType("virtualRecording", "nothing", "recorded from a virtual event"),
+    )
+}
+
+
+def find_generator(program: str) -> str:
+    """Return the AI generator that a program's name contains; "" if none."""
     program = program[:2_000].replace("_", " ")
     return next((name for name, pattern in _GENERATORS if pattern.search(program)), "")
 
 
-def editor_named(program: str) -> bool:
-    """Whether a program's name is that of one for editing pictures."""
+def is_editor(program: str) -> bool:
+    """Whether a program's name contains that of image-editing software."""
     return _EDITORS.search(program[:2_000].replace("_", " ")) is not None
 
 
-def generator_of_text(key: str, text: str) -> str:
-    """The generator that wrote such a text, by its shape and where need be its key; empty if none is known to.
+def find_text_generator(key: str, text: str) -> str:
+    """Return the generator whose metadata format the text has; "" if none is recognised.
 
-    The key is that of a PNG's text, or the name of an EXIF tag or XMP property.
+    `key` is the keyword of a PNG text, or the name of an EXIF tag or XMP property.
     """
-    for wanted, generator, pieces in _HOLDING:
+    for wanted, generator, pieces in _TEXT_MARKERS:
         if wanted in ("", key) and all(piece in text for piece in pieces):
             return generator
-    for wanted, generator, patterns in _MATCHING:
+    for wanted, generator, patterns in _TEXT_PATTERNS:
         if wanted in ("", key) and all(pattern.search(text) for pattern in patterns):
             return generator
     return ""
 
 
-def aigc_label(key: str, text: str) -> int:
-    """The label of GB 45438, China's standard, in a text: 1 made by AI, 2 possibly, 3 suspected; 0 without one."""
+def read_aigc_label(key: str, text: str) -> int:
+    """Return the AIGC label (Chinese standard GB 45438): 1 AI-generated, 2 possibly, 3 suspected; 0 without one."""
     if key not in ("AIGC", "TC260:AIGC") and '"AIGC"' not in text:
         return 0
-    found = _AIGC.search(text)
+    found = _AIGC_LABEL.search(text)
     return int(found[1]) if found else 0
 
 
-def told(text: str) -> list[tuple[str, str]]:
-    """Names and values of settings within a generator's text: its model, sampler, steps, seed."""
+def extract_settings(text: str) -> list[tuple[str, str]]:
+    """Return names and values of the settings in a generator's text, such as model, sampler, steps and seed."""
     pairs: dict[str, str] = {}
-    for name, value in _TOLD.findall(text[:200_000]):
+    for name, value in _SETTING.findall(text[:200_000]):
         pairs.setdefault(name, value)
     return list(pairs.items())
+
+
+def find_source_type(value: str) -> SourceType | None:
+    """Return the source type of a vocabulary URI or bare code, in any case; None if unknown."""
+    return _SOURCE_TYPES.get(value.strip().rstrip("/#").rpartition("/")[2].rpartition(":")[2].lower())

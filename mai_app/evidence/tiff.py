@@ -1,13 +1,13 @@
-"""From a TIFF structure, as EXIF is one, to the values of its tags and to the texts among them."""
+"""Reads tag values and texts from a TIFF structure, which EXIF is too."""
 
 from typing import Final, Literal
 
 TIFF_HEADS: Final = (b"II*\0", b"MM\0*")
 _EXIF_IFD: Final = 34665
-_MAX_ENTRIES: Final = 1_000  # of a directory; one with more is not read at all
-_MAX_VALUE: Final = 256 * 1024  # bytes looked at of a text
+_MAX_ENTRIES: Final = 1_000  # of a directory; one with more is skipped
+_MAX_VALUE: Final = 256 * 1024  # bytes read of a text
 _SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
-"""Bytes of a value by its type."""
+"""Bytes per value, by TIFF field type."""
 
 TEXT_TAGS: Final = {
     11: "ProcessingSoftware",
@@ -25,22 +25,22 @@ TEXT_TAGS: Final = {
 }
 
 
-def tiff_values(view: memoryview) -> dict[int, memoryview]:
-    """The bytes of each tag's value, of the first directory and of the EXIF directory that it names.
+def read_tiff_values(view: memoryview) -> dict[int, memoryview]:
+    """Return the bytes of each tag's value, from the first directory and the EXIF directory that it points to.
 
-    No other directory is followed, so that none that leads in circles can hold it up. What does not lie within the
-    structure is left out. A structure that is none gives {}.
+    No other directory is followed, so circular offsets can't cause a loop. Values outside the structure are omitted.
+    Anything that is not TIFF gives {}.
     """
     if bytes(view[:4]) not in TIFF_HEADS:
         return {}
     order: Literal["little", "big"] = "little" if view[0] == 0x49 else "big"
-    values = _directory(view, int.from_bytes(view[4:8], order), order)
+    values = _read_directory(view, int.from_bytes(view[4:8], order), order)
     if len(values.get(_EXIF_IFD, b"")) == 4:
-        values = _directory(view, int.from_bytes(values[_EXIF_IFD], order), order) | values
+        values = _read_directory(view, int.from_bytes(values[_EXIF_IFD], order), order) | values
     return values
 
 
-def _directory(view: memoryview, at: int, order: Literal["little", "big"]) -> dict[int, memoryview]:
+def _read_directory(view: memoryview, at: int, order: Literal["little", "big"]) -> dict[int, memoryview]:
     values: dict[int, memoryview] = {}
     entries = int.from_bytes(view[at : at + 2], order)
     if entries > _MAX_ENTRIES:
@@ -58,26 +58,26 @@ def _directory(view: memoryview, at: int, order: Literal["little", "big"]) -> di
     return values
 
 
-def exif_texts(block: bytes | memoryview) -> dict[str, str]:
-    """The texts of an EXIF block by the names of their tags (TEXT_TAGS), without what pads them; {} if it is none."""
+def read_exif_texts(block: bytes | memoryview) -> dict[str, str]:
+    """Return an EXIF block's texts by tag name (TEXT_TAGS), without padding; {} if it is not EXIF."""
     view = memoryview(block)
     order = "utf-16-le" if bytes(view[:2]) == b"II" else "utf-16-be"
     texts = {}
-    for tag, value in tiff_values(view).items():
+    for tag, value in read_tiff_values(view).items():
         if tag in TEXT_TAGS:
-            text = _text(tag, bytes(value[:_MAX_VALUE]), order).strip("\0 \t\r\n")
+            text = _decode_value(tag, bytes(value[:_MAX_VALUE]), order).strip("\0 \t\r\n")
             if text:
                 texts[TEXT_TAGS[tag]] = text
     return texts
 
 
-def _text(tag: int, value: bytes, order: str) -> str:
-    if tag == 40092:  # Windows's own tags are UTF-16, always little-endian
+def _decode_value(tag: int, value: bytes, order: str) -> str:
+    if tag == 40092:  # Windows tags are UTF-16, always little-endian
         return value.decode("utf-16-le", "replace").split("\0")[0]
     if tag == 37510:
         charset, rest = value[:8], value[8:]
         if charset == b"UNICODE\0":
-            # Some programs write big-endian whatever the block is: of Latin text the zeros tell which it is.
+            # Some programs write big-endian in any block; in Latin text the zero bytes show the byte order.
             zeros = rest[0::2].count(0), rest[1::2].count(0)
             if zeros[0] != zeros[1]:
                 order = "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"

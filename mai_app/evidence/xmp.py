@@ -1,10 +1,10 @@
-"""From an XMP packet to the properties in it that tell of the picture's making: XML, read without building a tree."""
+"""Reads provenance properties from an XMP packet with a streaming XML parser that refuses entities."""
 
 import contextlib
 from typing import Final
-from xml.parsers import expat  # no entities, no document type: see _Handlers.refuse
+from xml.parsers import expat  # no entities, no document type: see _PropertyCollector.refuse
 
-_MAX_DEPTH: Final = 64  # an honest packet has some 10 levels
+_MAX_DEPTH: Final = 64  # a normal packet has about 10 levels
 _MAX_ELEMENTS: Final = 20_000
 _MAX_PROPERTIES: Final = 500
 _MAX_TEXT: Final = 64 * 1024  # characters of a property
@@ -36,18 +36,18 @@ PROPERTIES: Final = frozenset(
         "TC260:AIGC",
     )
 )
-"""The properties that are read. DigitalSourceType is, in whatever namespace it stands."""
+"""The properties that are read. DigitalSourceType is read in any namespace."""
 
 
-class _Done(Exception):  # noqa: N818 - no error of the caller's
-    """Ends the reading of a packet."""
+class _StopParsing(Exception):  # noqa: N818 - not an error
+    """Stops the parser once enough has been read."""
 
 
-class _Handlers:
-    """What expat calls: it keeps the text within wanted elements, and wanted attributes."""
+class _PropertyCollector:
+    """Callbacks for expat that collect the wanted properties, from elements and attributes."""
 
     def __init__(self) -> None:
-        self.properties: dict[tuple[str, str], None] = {}  # in their order, each once
+        self.properties: dict[tuple[str, str], None] = {}  # ordered and unique
         self.refused = False
         self._open: list[str] = []
         self._elements = 0
@@ -58,14 +58,14 @@ class _Handlers:
     def start(self, name: str, attributes: dict[str, str]) -> None:
         self._flush()
         self._elements += 1
-        self._open.append(_known(name))
+        self._open.append(_property_name(name))
         if len(self._open) > _MAX_DEPTH or self._elements > _MAX_ELEMENTS:
-            raise _Done
+            raise _StopParsing
         for attribute, value in attributes.items():
-            # A value may also be named as a resource of the element.
-            known = self._property() if attribute == f"{_RDF} resource" else _known(attribute)
-            if known:
-                self._add(known, value[:_MAX_TEXT])
+            # A value may also be given as the element's rdf:resource.
+            wanted = self._property() if attribute == f"{_RDF} resource" else _property_name(attribute)
+            if wanted:
+                self._add(wanted, value[:_MAX_TEXT])
 
     def end(self, _name: str) -> None:
         self._flush()
@@ -77,15 +77,15 @@ class _Handlers:
             self._length += len(text)
 
     def refuse(self, *_: object) -> int:
-        """A document type or an entity: no XMP has them, and they are how XML is made to grow or to read files."""
+        """Stop at a document type or an entity: XMP has none, and they allow expansion attacks and file access."""
         self.refused = True
-        raise _Done
+        raise _StopParsing
 
     def _property(self) -> str:
         return next((name for name in reversed(self._open) if name), "")
 
     def _flush(self) -> None:
-        """The text so far is one value: of the property itself, or of an item of its list."""
+        """Add the text collected so far as one value, of the property or of an item of its list."""
         value = "".join(self._text).strip()[:_MAX_TEXT]
         self._text, self._length = [], 0
         if value:
@@ -96,35 +96,35 @@ class _Handlers:
         if value.strip() and (name != "stEvt:softwareAgent" or self._edits <= _MAX_EDITS):
             self.properties[name, value.strip()] = None
         if len(self.properties) >= _MAX_PROPERTIES:
-            raise _Done
+            raise _StopParsing
 
 
-def xmp_properties(packet: bytes) -> list[tuple[str, str]]:
-    """Names (of PROPERTIES) and values in a packet, in its order.
+def read_xmp_properties(packet: bytes) -> list[tuple[str, str]]:
+    """Return names (of PROPERTIES) and values in a packet, in document order.
 
-    A damaged packet gives what stands before the damage, one with a document type or entities nothing at all.
+    A damaged packet gives the properties before the damage; one with a document type or entities gives none.
     """
     packet = packet.strip(b"\0 \t\r\n")
-    handlers = _Handlers()
-    # The encoding is given, for a packet could name any of Python's codecs.
+    collector = _PropertyCollector()
+    # The encoding is fixed, because a packet could name any of Python's codecs.
     encoding = "utf-16" if packet[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
     parser = expat.ParserCreate(encoding=encoding, namespace_separator=" ")
-    parser.StartElementHandler = handlers.start
-    parser.EndElementHandler = handlers.end
-    parser.CharacterDataHandler = handlers.text
-    parser.StartDoctypeDeclHandler = handlers.refuse
-    parser.EntityDeclHandler = handlers.refuse
-    parser.ExternalEntityRefHandler = handlers.refuse
+    parser.StartElementHandler = collector.start
+    parser.EndElementHandler = collector.end
+    parser.CharacterDataHandler = collector.text
+    parser.StartDoctypeDeclHandler = collector.refuse
+    parser.EntityDeclHandler = collector.refuse
+    parser.ExternalEntityRefHandler = collector.refuse
     parser.buffer_text = True
-    with contextlib.suppress(expat.ExpatError, _Done):
+    with contextlib.suppress(expat.ExpatError, _StopParsing):
         parser.Parse(packet, True)
-    return [] if handlers.refused else list(handlers.properties)
+    return [] if collector.refused else list(collector.properties)
 
 
-def _known(name: str) -> str:
-    """A property's usual name, from `namespace name`; empty if it is not wanted."""
+def _property_name(name: str) -> str:
+    """Return a property's prefixed name, given `namespace name`; "" if it is not wanted."""
     namespace, _, local = name.rpartition(" ")
     if local == "DigitalSourceType":
         return "Iptc4xmpExt:DigitalSourceType"
-    known = f"{_PREFIXES.get(namespace, '?')}:{local}"
-    return known if known in PROPERTIES else ""
+    wanted = f"{_PREFIXES.get(namespace, '?')}:{local}"
+    return wanted if wanted in PROPERTIES else ""

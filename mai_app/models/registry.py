@@ -1,5 +1,6 @@
 """The model registry: every model that --model can name, shipped ones and runs, with path, default and description."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from mai_app.models.description import read_description
 
 FOLDER: Final = Path(__file__).with_name("weights")
 """The checkpoints that come with the package, NAME.safetensors each."""
+MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+"""Names by which clients of the HTTP API may select a model: no paths, no hidden files."""
 BEST: Final = "best.safetensors"
 """Name of the checkpoint in a run's folder that is meant for use."""
 

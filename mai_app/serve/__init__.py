@@ -1,1 +1,1 @@
-"""The detector behind HTTP."""
+"""The web page and HTTP API around a detector."""

@@ -1,4 +1,4 @@
-"""The HTTP interface: hands the images of a request to a backend and answers with what it says of them."""
+"""The HTTP API and web page, as a FastAPI application around a Backend."""
 
 import asyncio
 import logging
@@ -21,9 +21,17 @@ from mai_app import __version__
 from mai_app.config import SERVE_LIMITS, ServeLimits
 from mai_app.errors import ImageError, MaiError, ModelNameError
 from mai_app.inference.prediction import ModelFacts, Prediction
-from mai_app.serve.admission import Turns
-from mai_app.serve.backend import MODEL_NAME, Backend, Files
-from mai_app.serve.openapi import BODY, MODEL_EXAMPLE, PREDICTIONS_EXAMPLE, PROBLEMS, problem, responses
+from mai_app.models.registry import MODEL_NAME
+from mai_app.serve.admission import AdmissionControl
+from mai_app.serve.backend import Backend, Files
+from mai_app.serve.openapi import (
+    MODEL_EXAMPLE,
+    PREDICTIONS_EXAMPLE,
+    PROBLEMS,
+    REQUEST_BODY,
+    describe_responses,
+    problem_details,
+)
 from mai_app.serve.uploads import MAX_NAME, READ_SECONDS, read_files
 
 Result = TypeVar("Result")
@@ -32,36 +40,36 @@ _ModelName = Annotated[
     str,
     Query(
         pattern=f"^({MODEL_NAME.pattern})?$",
-        description="Name of a model, from /v1/models. Default: the first of them.",
+        description="Name of a model from /v1/models. Default: the first one.",
     ),
 ]
 _FileName = Annotated[
-    str, Query(max_length=MAX_NAME, description="What to call the image, where the body is one image's bytes.")
+    str, Query(max_length=MAX_NAME, description="Name of the image, if the body is one image's bytes.")
 ]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a request for predictions is answered with."""
+    """The response of /v1/predict."""
 
     request_id: str
     models: list[ModelFacts]
-    """Those that judged, once each."""
+    """The models used, once each."""
     predictions: list[Prediction]
-    """One a file, in order."""
+    """One per file, in order."""
 
 
 @dataclass(frozen=True)
 class Models:
-    """The models that there are to choose from."""
+    """The response of /v1/models."""
 
     models: list[ModelFacts]
-    """The default first."""
+    """Every usable model, the default first."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """That the server answers."""
+    """The response of /healthz."""
 
     status: str
 
@@ -72,11 +80,11 @@ class _Png(Response):
 
 _log = logging.getLogger(__name__)
 _PAGE: Final = Path(__file__).with_name("page") / "index.html"
-_WRONG: Final = {
-    "model": "a model's name has letters, digits, . _ - and at most 100 characters; /v1/models lists them",
-    "name": f"the name of a file is over {MAX_NAME} characters long",
+_PARAMETER_ERRORS: Final = {
+    "model": "a model name consists of at most 100 letters, digits, . _ -; /v1/models lists the models",
+    "name": f"the file name is longer than {MAX_NAME} characters",
 }
-_HEADERS: Final = {
+_SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -90,59 +98,68 @@ def create_app(
     hosts: Collection[str] = (),
     read_seconds: float = READ_SECONDS,
 ) -> FastAPI:
-    """The web application that hands the images of a request to `backend`; `open_page` puts a page for people at /.
+    """Create the web application around `backend`; `open_page` adds the web page at /.
 
-    Where `hosts` are given, only requests that name one of them as the host are answered. What can't be answered
-    becomes a problem of RFC 9457. Raises OSError if the page is not installed.
+    With `hosts`, requests with any other Host header get 421. Errors are problem details after RFC 9457. A body may
+    take `read_seconds`, plus 1 second per uploads.READ_RATE bytes. Raises OSError if the page is not installed.
     """
-    # The usual pages of documentation load scripts from elsewhere; /openapi.json is there all the same.
+    # FastAPI's documentation pages load scripts from other servers; /openapi.json is served regardless.
     app = FastAPI(title="MAI", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    turns = Turns(limits)
-    always = [421] if hosts else []
-    with_body = sorted([400, 408, 413, 415, 422, 429, 500, 503, *always])
+    admission = AdmissionControl(limits)
+    common = [421] if hosts else []
+    body_errors = sorted([400, 408, 413, 415, 422, 429, 500, 503, *common])
 
-    async def refused(request: Request, error: Exception) -> Response:
-        return _refusal(error, request.scope["request_id"], limits.retry_seconds)
+    async def answer_error(request: Request, error: Exception) -> Response:
+        return _error_response(error, request.scope["request_id"], limits.retry_after_seconds)
 
     for kind in (HTTPException, RequestValidationError, ClientDisconnect, MaiError):
-        app.add_exception_handler(kind, refused)
-    app.add_middleware(_outermost, hosts=hosts)
+        app.add_exception_handler(kind, answer_error)
+    app.add_middleware(_add_headers_and_errors, hosts=hosts)
 
     @app.post(
         "/v1/predict",
         response_model=Predictions,
-        responses=responses(PREDICTIONS_EXAMPLE, with_body),
-        openapi_extra={"requestBody": BODY},
+        responses=describe_responses(PREDICTIONS_EXAMPLE, body_errors),
+        openapi_extra={"requestBody": REQUEST_BODY},
     )
     async def predict(request: Request, model: _ModelName = "", name: _FileName = "image") -> Response:
-        """Judge images: a prediction each, in order, and the models behind them."""
-        with turns.turn(_address(request)) as hold:
-            files = await read_files(request, name, limits, hold, read_seconds)
-            judged = await _unless_gone(request, backend.judge(files, model))
-        models = {facts["sha256"]: facts for _, facts in judged}
-        said = {"models": list(models.values()), "predictions": [prediction for prediction, _ in judged]}
-        return JSONResponse({"request_id": request.scope["request_id"], **said})
+        """Score images: one prediction per image, in order, and the models used."""
+        with admission.admit(_client_address(request)) as reserve:
+            files = await read_files(request, name, limits, reserve, read_seconds)
+            results = await _cancel_on_disconnect(request, backend.predict(files, model))
+        models = {facts["sha256"]: facts for _, facts in results}
+        predictions = [prediction for prediction, _ in results]
+        content = {
+            "request_id": request.scope["request_id"],
+            "models": list(models.values()),
+            "predictions": predictions,
+        }
+        return JSONResponse(content)
 
     @app.post(
         "/v1/heatmap",
         response_class=_Png,
-        responses=responses(None, with_body, "image/png"),
-        openapi_extra={"requestBody": BODY},
+        responses=describe_responses(None, body_errors, "image/png"),
+        openapi_extra={"requestBody": REQUEST_BODY},
     )
     async def heatmap(request: Request, model: _ModelName = "", name: _FileName = "image") -> Response:
-        """Show where in an image the score comes from: blue pulls to authentic, orange to synthetic."""
-        with turns.turn(_address(request)) as hold:
-            (file_name, data) = _only(await read_files(request, name, limits, hold, read_seconds))
-            return _Png(await _unless_gone(request, backend.heatmap(file_name, data, model)))
+        """Draw which regions of an image drive its score: blue towards authentic, orange towards synthetic."""
+        with admission.admit(_client_address(request)) as reserve:
+            (file_name, data) = _single_file(await read_files(request, name, limits, reserve, read_seconds))
+            return _Png(await _cancel_on_disconnect(request, backend.heatmap(file_name, data, model)))
 
-    @app.get("/v1/models", response_model=Models, responses=responses({"models": [MODEL_EXAMPLE]}, [*always, 500, 503]))
+    @app.get(
+        "/v1/models",
+        response_model=Models,
+        responses=describe_responses({"models": [MODEL_EXAMPLE]}, [*common, 500, 503]),
+    )
     async def models() -> Response:
         """List the models, the default first."""
         return JSONResponse({"models": await backend.models()})
 
-    @app.get("/healthz", response_model=Health, responses=responses({"status": "ok"}, always))
+    @app.get("/healthz", response_model=Health, responses=describe_responses({"status": "ok"}, common))
     async def healthz() -> Response:
-        """Whether the server answers; no model is loaded for it."""
+        """Report that the server is up, without loading a model."""
         return JSONResponse({"status": "ok"})
 
     if open_page:
@@ -152,16 +169,16 @@ def create_app(
         async def page() -> Response:
             return HTMLResponse(text, headers={"Content-Security-Policy": "frame-ancestors 'none'"})
 
-    # FastAPI leaves out what is null, which a Prediction does not.
-    described = app.openapi()["paths"]["/v1/predict"]["post"]["responses"]["200"]
-    described["content"]["application/json"]["example"] = PREDICTIONS_EXAMPLE
+    # FastAPI drops null fields from examples; a Prediction has them.
+    success = app.openapi()["paths"]["/v1/predict"]["post"]["responses"]["200"]
+    success["content"]["application/json"]["example"] = PREDICTIONS_EXAMPLE
     return app
 
 
-def _outermost(app: ASGIApp, hosts: Collection[str]) -> ASGIApp:
-    """Around everything: the headers of every answer, the host's check, and what to say where MAI fails."""
+def _add_headers_and_errors(app: ASGIApp, hosts: Collection[str]) -> ASGIApp:
+    """Middleware: request id, security headers, check of the Host header, and a 500 without details for bugs."""
 
-    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         request_id = scope["request_id"] = uuid.uuid4().hex[:16]
         started = False
 
@@ -169,84 +186,86 @@ def _outermost(app: ASGIApp, hosts: Collection[str]) -> ASGIApp:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message).update({**_HEADERS, "X-Request-ID": request_id})
+                MutableHeaders(scope=message).update({**_SECURITY_HEADERS, "X-Request-ID": request_id})
             await send(message)
 
-        asked = _host(Headers(scope=scope).get("host", ""))
-        if hosts and asked not in hosts:
-            # A page of another site whose name was made to mean this machine.
-            refusal = _problem(421, f"this server answers as {' or '.join(sorted(hosts))} only", request_id)
-            await refusal(scope, receive, send_with_headers)
+        if hosts and _strip_port(Headers(scope=scope).get("host", "")) not in hosts:
+            # DNS rebinding: a web site whose host name resolves to this machine.
+            detail = f"unknown host name; this server only answers as {' or '.join(sorted(hosts))}"
+            response = _problem_response(421, detail, request_id)
+            await response(scope, receive, send_with_headers)
             return
         try:
             await app(scope, receive, send_with_headers)
         except Exception as error:
-            _log.error("request %s failed\n%s", request_id, _where(error))
+            _log.error("request %s failed\n%s", request_id, _format_traceback(error))
             if started:
-                raise RuntimeError(f"request {request_id} failed while it was answered") from None
-            await _problem(500, PROBLEMS[500], request_id)(scope, receive, send_with_headers)
+                raise RuntimeError(f"request {request_id} failed after the response had started") from None
+            await _problem_response(500, PROBLEMS[500], request_id)(scope, receive, send_with_headers)
 
-    return answered
+    return middleware
 
 
-def _host(header: str) -> str:
-    """The host of a Host header, without its port."""
+def _strip_port(header: str) -> str:
+    """Return a Host header in lower case, without its port."""
     host, colon, port = header.lower().rpartition(":")
     return host if colon and port.isdecimal() else header.lower()
 
 
-def _where(error: BaseException) -> str:
-    """Where in the code something failed: not its message, which may quote a file or its name."""
+def _format_traceback(error: BaseException) -> str:
+    """Format a traceback without the error's message, which could contain file names or contents."""
     lines = [f"{type(error).__name__}\n", *traceback.format_tb(error.__traceback__)]
     cause = error.__cause__ or error.__context__
-    return "".join(lines) + (f"because of {_where(cause)}" if cause else "")
+    return "".join(lines) + (f"because of {_format_traceback(cause)}" if cause else "")
 
 
-def _refusal(error: Exception, request_id: str, retry_seconds: int) -> Response:
+def _error_response(error: Exception, request_id: str, retry_after_seconds: int) -> Response:
     match error:
         case HTTPException():
             detail = error.detail if error.status_code not in (404, 405) else PROBLEMS[error.status_code]
-            return _problem(error.status_code, detail, request_id, error.headers)
+            return _problem_response(error.status_code, detail, request_id, error.headers)
         case RequestValidationError():
-            return _problem(422, _WRONG[error.errors()[0]["loc"][-1]], request_id)
+            return _problem_response(422, _PARAMETER_ERRORS[error.errors()[0]["loc"][-1]], request_id)
         case ClientDisconnect():
-            return _problem(400, "the body ended early", request_id)
+            return _problem_response(400, "the body is incomplete", request_id)
         case ImageError():
-            return _problem(422, error.reason, request_id)
+            return _problem_response(422, error.reason, request_id)
         case ModelNameError():
-            return _problem(422, str(error), request_id)
-    return _problem(503, str(error), request_id, {"Retry-After": str(retry_seconds)})
+            return _problem_response(422, str(error), request_id)
+    return _problem_response(503, str(error), request_id, {"Retry-After": str(retry_after_seconds)})
 
 
-def _problem(status: int, detail: str, request_id: str, headers: Any = None) -> Response:
-    return JSONResponse(problem(status, detail, request_id), status, headers, media_type="application/problem+json")
+def _problem_response(status: int, detail: str, request_id: str, headers: Any = None) -> Response:
+    return JSONResponse(
+        problem_details(status, detail, request_id), status, headers, media_type="application/problem+json"
+    )
 
 
-def _address(request: Request) -> str:
+def _client_address(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-def _only(files: Files) -> tuple[str, bytes]:
+def _single_file(files: Files) -> tuple[str, bytes]:
     if len(files) > 1:
-        raise HTTPException(422, "there is more than one image in the body")
+        raise HTTPException(422, "there is more than one image in the body; a heatmap is of one")
     return files[0]
 
 
-async def _unless_gone(request: Request, work: Awaitable[Result]) -> Result:
-    """The work's result. If the client goes away first, the work is cancelled and ClientDisconnect raised."""
-    working = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
+async def _cancel_on_disconnect(request: Request, awaitable: Awaitable[Result]) -> Result:
+    """Await a result; if the client disconnects first, cancel and raise ClientDisconnect."""
+    result = asyncio.ensure_future(awaitable)
+    disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
-        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
+        await asyncio.wait((result, disconnect), return_when=asyncio.FIRST_COMPLETED)
+        if not result.done():
             raise ClientDisconnect
-        return working.result()
+        return result.result()
     finally:
-        for task in (working, gone):
+        for task in (result, disconnect):
             task.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
+        await asyncio.gather(result, disconnect, return_exceptions=True)
 
 
-async def _gone(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

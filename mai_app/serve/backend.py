@@ -1,36 +1,32 @@
-"""What the HTTP API asks of whoever judges for it: this machine's worker, or Modal's containers."""
+"""The interface between the HTTP API and whatever runs the models: this machine's queue, or Modal's containers."""
 
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from mai_app.errors import MaiError
 
 Files = list[tuple[str, bytes]]
-"""Names with the bytes of image files."""
-Judged = tuple[dict[str, Any], dict[str, Any]]
-"""What is said of a file: a Prediction's fields, and the fields of the ModelFacts behind it, as plain values."""
-
-MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
-"""A model's name that may be asked for: no path, nothing that hides; settled before anybody looks for it."""
+"""Names and contents of image files."""
+FileResult = tuple[dict[str, Any], dict[str, Any]]
+"""The fields of a file's Prediction, and the fields of the ModelFacts behind it, as plain values."""
 
 
 class BusyError(MaiError):
-    """There is more to do than is taken on; the same request is welcome in a moment."""
+    """The server has no capacity for the request now; it becomes a 503 with Retry-After."""
 
 
 @dataclass(frozen=True)
 class Backend:
-    """Who judges. A model's name is "" for the default, or matches MODEL_NAME.
+    """The functions that answer requests. A model name is "" for the default, or matches registry.MODEL_NAME.
 
-    Each raises ModelNameError for a model that there is none of, BusyError for too much to do, or another MaiError
-    where the model can't be had.
+    Each raises ModelNameError for an unknown model, BusyError if there is no capacity, or another MaiError if the
+    model is unavailable.
     """
 
-    judge: Callable[[Files, str], Awaitable[list[Judged]]]
-    """Files and a model's name: what is said of each file, in order."""
+    predict: Callable[[Files, str], Awaitable[list[FileResult]]]
+    """Files and a model name: one result per file, in order."""
     heatmap: Callable[[str, bytes, str], Awaitable[bytes]]
-    """A file's name and bytes and a model's name: a PNG. Raises ImageError for a file that can't be judged."""
+    """A file's name, its bytes and a model name: a PNG. Raises ImageError for a file that can't be scored."""
     models: Callable[[], Awaitable[list[dict[str, Any]]]]
-    """Fields of the ModelFacts of every model that can be used, the default first."""
+    """The fields of the ModelFacts of every usable model, the default first."""

@@ -1,4 +1,4 @@
-"""What /openapi.json says of requests, answers and problems, with an example of each."""
+"""OpenAPI descriptions of request bodies, responses and problem details, with examples."""
 
 from dataclasses import asdict
 from http import HTTPStatus
@@ -9,26 +9,26 @@ from mai_app.inference.prediction import ImageFacts, ModelFacts, Prediction
 
 PROBLEMS: Final = {
     400: "The body is malformed.",
-    404: "There is nothing at this address.",
-    405: "This address does not take this method.",
-    408: "The body came too slowly.",
+    404: "There is nothing at this URL.",
+    405: "This URL does not support this method.",
+    408: "The body was sent too slowly.",
     413: "The body has too many bytes or too many files.",
-    415: "The content type is none of those that are taken.",
-    421: "This server does not answer to that name.",
-    422: "There is no image in the body, or no model of that name.",
+    415: "The content type is not supported.",
+    421: "This server does not answer to this host name.",
+    422: "The body has no image, or there is no model of that name.",
     429: "Too many requests in a minute from this address.",
     500: "The server failed.",
-    503: "Too much to do, or the model can't be had; try again in a moment.",
+    503: "Too many requests, or the model is unavailable; try again in a moment.",
 }
-"""The problems by status, in words."""
+"""Default problem texts by status."""
 
 _REQUEST_ID: Final = "3f0c9a52d1e84b7f"
-_ID_HEADER: Final = {"X-Request-ID": {"description": "Names the request.", "schema": {"type": "string"}}}
+_ID_HEADER: Final = {"X-Request-ID": {"description": "Identifies the request.", "schema": {"type": "string"}}}
 _RETRY_HEADER: Final = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
 
-_BINARY: Final = {"type": "string", "format": "binary"}
-_PIXEL: Final = "R0lGODlhAQABAIAAAAAAAP///ywAAAAAAQABAAACAUwAOw=="
-_IMAGE: Final = {
+_BINARY_SCHEMA: Final = {"type": "string", "format": "binary"}
+_PIXEL_GIF: Final = "R0lGODlhAQABAIAAAAAAAP///ywAAAAAAQABAAACAUwAOw=="
+_JSON_IMAGE: Final = {
     "type": "object",
     "required": ["data"],
     "properties": {
@@ -36,28 +36,30 @@ _IMAGE: Final = {
         "data": {"type": "string", "contentEncoding": "base64", "format": "byte"},
     },
 }
-_JSON: Final = {
+_JSON_CONTENT: Final = {
     "schema": {
         "type": "object",
         "required": ["images"],
-        "properties": {"images": {"type": "array", "items": _IMAGE, "minItems": 1}},
+        "properties": {"images": {"type": "array", "items": _JSON_IMAGE, "minItems": 1}},
     },
-    "example": {"images": [{"name": "x.gif", "data": _PIXEL}]},
+    "example": {"images": [{"name": "x.gif", "data": _PIXEL_GIF}]},
 }
-# Files may have any names of fields, and share one.
-_FORM: Final = {"schema": {"type": "object", "properties": {"image": _BINARY}, "additionalProperties": _BINARY}}
+# Files may be in fields of any name, several in one field.
+_FORM_CONTENT: Final = {
+    "schema": {"type": "object", "properties": {"image": _BINARY_SCHEMA}, "additionalProperties": _BINARY_SCHEMA}
+}
 
-BODY: Final[dict[str, Any]] = {
+REQUEST_BODY: Final[dict[str, Any]] = {
     "required": True,
-    "description": "Image files: as a form, as JSON, or one file's bytes as they are.",
+    "description": "Image files: as a form, as JSON, or one file's raw bytes.",
     "content": {
-        "multipart/form-data": _FORM,
-        "application/json": _JSON,
-        "image/*": {"schema": _BINARY},
-        "application/octet-stream": {"schema": _BINARY},
+        "multipart/form-data": _FORM_CONTENT,
+        "application/json": _JSON_CONTENT,
+        "image/*": {"schema": _BINARY_SCHEMA},
+        "application/octet-stream": {"schema": _BINARY_SCHEMA},
     },
 }
-"""The requestBody of an operation that takes images."""
+"""The requestBody of operations on images."""
 
 MODEL_EXAMPLE: Final = asdict(
     ModelFacts(
@@ -75,7 +77,7 @@ MODEL_EXAMPLE: Final = asdict(
         tiers={"clean": {"images": 1800, "fpr": 0.04, "tpr": 0.91, "unsure": 0.2, "right": 0.97}},
     )
 )
-_PREDICTION: Final = asdict(
+_PREDICTION_EXAMPLE: Final = asdict(
     Prediction(
         path="holiday.jpg",
         p_synthetic=0.912406,
@@ -92,31 +94,35 @@ _PREDICTION: Final = asdict(
                 source="EXIF",
                 points_to="synthetic",
                 strength="declared",
-                says="Its software is a generator of images, it says; anybody can write that.",
+                says="names an AI generator, ExampleDiffusion (ExampleDiffusion 2); anybody can write that",
                 fields=(("Software", "ExampleDiffusion 2"),),
             ),
         ),
         error=None,
     )
 )
-PREDICTIONS_EXAMPLE: Final = {"request_id": _REQUEST_ID, "models": [MODEL_EXAMPLE], "predictions": [_PREDICTION]}
+PREDICTIONS_EXAMPLE: Final = {
+    "request_id": _REQUEST_ID,
+    "models": [MODEL_EXAMPLE],
+    "predictions": [_PREDICTION_EXAMPLE],
+}
 
 
-def problem(status: int, detail: str, request_id: str) -> dict[str, Any]:
-    """A problem's fields after RFC 9457; about:blank says that the status tells all there is to tell of its kind."""
+def problem_details(status: int, detail: str, request_id: str) -> dict[str, Any]:
+    """Return problem details after RFC 9457; type about:blank means that the status alone identifies the problem."""
     title = HTTPStatus(status).phrase
     return {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
 
 
-def responses(example: Any, statuses: list[int], media_type: str = "application/json") -> dict[int | str, Any]:
-    """An operation's responses: 200, with this example, and these problems."""
-    content = {"schema": _BINARY} if media_type == "image/png" else {"example": example}
-    answered = {"headers": _ID_HEADER, "content": {media_type: content}}
-    return {200: answered, **{status: _problem_response(status) for status in statuses}}
+def describe_responses(example: Any, statuses: list[int], media_type: str = "application/json") -> dict[int | str, Any]:
+    """Return an operation's OpenAPI responses: 200 with an example, and problems with these statuses."""
+    content = {"schema": _BINARY_SCHEMA} if media_type == "image/png" else {"example": example}
+    success = {"headers": _ID_HEADER, "content": {media_type: content}}
+    return {200: success, **{status: _describe_problem(status) for status in statuses}}
 
 
-def _problem_response(status: int) -> dict[str, Any]:
-    example = problem(status, PROBLEMS[status], _REQUEST_ID)
+def _describe_problem(status: int) -> dict[str, Any]:
+    example = problem_details(status, PROBLEMS[status], _REQUEST_ID)
     kinds = {name: {"type": "integer" if name == "status" else "string"} for name in example}
     schema = {"type": "object", "required": list(example), "properties": kinds}
     return {

@@ -144,7 +144,7 @@ def test_files_without_a_manifest_never_reach_c2pa(monkeypatch: pytest.MonkeyPat
     def never() -> None:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr(credentials, "_c2pa", never)
+    monkeypatch.setattr(credentials, "_import_c2pa", never)
     for form in MIME:
         assert found(saved(form)) == []
 

@@ -16,8 +16,8 @@ from mai_app.evidence import containers, xmp
 from mai_app.evidence.containers import MAX_KEPT, read_metadata
 from mai_app.evidence.read import MAX_STATEMENTS, read_evidence
 from mai_app.evidence.statements import Evidence
-from mai_app.evidence.tiff import exif_texts
-from mai_app.evidence.xmp import xmp_properties
+from mai_app.evidence.tiff import read_exif_texts
+from mai_app.evidence.xmp import read_xmp_properties
 from tests.evidence.files import chunk, png_with, saved, signed, with_exif, with_texts, xmp_packet
 
 MIB = 2**20
@@ -144,8 +144,8 @@ def test_a_packet_of_a_hundred_thousand_levels() -> None:
     assert used < 8
     levels = xmp._MAX_DEPTH - 4  # those around it, and its own
     tool = "<xmp:CreatorTool>x</xmp:CreatorTool>"
-    assert xmp_properties(xmp_packet("<a>" * levels + tool + "</a>" * levels)) == [("xmp:CreatorTool", "x")]
-    assert xmp_properties(xmp_packet("<a>" * (levels + 1) + tool + "</a>" * (levels + 1))) == []
+    assert read_xmp_properties(xmp_packet("<a>" * levels + tool + "</a>" * levels)) == [("xmp:CreatorTool", "x")]
+    assert read_xmp_properties(xmp_packet("<a>" * (levels + 1) + tool + "</a>" * (levels + 1))) == []
 
 
 def test_entities_are_refused(tmp_path: Path) -> None:
@@ -161,23 +161,23 @@ def test_entities_are_refused(tmp_path: Path) -> None:
     ):
         packet = xmp_packet(f"<xmp:CreatorTool>Midjourney {use}</xmp:CreatorTool>")
         packet = packet.replace(b"<x:xmpmeta", f"<!DOCTYPE x [{entities}]><x:xmpmeta".encode(), 1)
-        assert xmp_properties(packet) == []
+        assert read_xmp_properties(packet) == []
         assert read_evidence(saved("PNG")[:33] + chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet)) == ()
     # Without a declaration it is only damaged, and what stands before is kept.
     packet = xmp_packet("<xmp:CreatorTool>Midjourney</xmp:CreatorTool><xmp:Label>&a9;</xmp:Label>")
-    assert xmp_properties(packet) == [("xmp:CreatorTool", "Midjourney")]
+    assert read_xmp_properties(packet) == [("xmp:CreatorTool", "Midjourney")]
 
 
 def test_packets_without_end() -> None:
     many = xmp_packet("<xmp:CreatorTool>%d</xmp:CreatorTool>" * 60_000 % tuple(range(60_000)))
-    assert len(xmp_properties(many)) == 500
+    assert len(read_xmp_properties(many)) == 500
     wide = xmp_packet("<a/>" * 30_000 + "<xmp:CreatorTool>x</xmp:CreatorTool>")
-    assert xmp_properties(wide) == []
+    assert read_xmp_properties(wide) == []
     long = xmp_packet(f"<xmp:CreatorTool>{'x' * 500_000}</xmp:CreatorTool>")
-    ((_, value),) = xmp_properties(long)
+    ((_, value),) = read_xmp_properties(long)
     assert len(value) <= 2 * 64 * 1024
     encoding = b'<?xml version="1.0" encoding="zlib_codec"?><a/>'
-    assert xmp_properties(encoding) == []
+    assert read_xmp_properties(encoding) == []
 
 
 # EXIF
@@ -192,7 +192,7 @@ def test_directories_in_circles() -> None:
     for target in (8, 0, 4, 20, 2**32 - 1):
         block = b"II*\0\x08\0\0\0" + ifd(make, (34665, 4, 1, target), (330, 4, 1, 8), (34853, 4, 1, 8))
         block = block[:-4] + struct.pack("<I", 8)
-        assert exif_texts(block) == {"Make": "Leic"}
+        assert read_exif_texts(block) == {"Make": "Leic"}
         (one,) = read_evidence(png_with(chunk(b"eXIf", block)))
         assert one.says == "names a camera (Leic); easily forged"
 
@@ -202,7 +202,7 @@ def test_values_that_lie_elsewhere_or_are_endless() -> None:
     said, used = peak(png_with(chunk(b"eXIf", block + b"Canon" * 200_000)))
     assert used < 8
     assert len(said) <= 2
-    assert exif_texts(b"II*\0\x08\0\0\0" + struct.pack("<H", 65_535) + bytes(12 * 65_535)) == {}
+    assert read_exif_texts(b"II*\0\x08\0\0\0" + struct.pack("<H", 65_535) + bytes(12 * 65_535)) == {}
 
 
 # Words
@@ -286,8 +286,8 @@ def test_arbitrary_bytes_never_raise(head: bytes, data: bytes) -> None:
     read_evidence(head + data)
     read_evidence(b"RIFF\0\0\0\0WEBP" + data)
     read_evidence(b"\x89PNG\r\n\x1a\n" + data)
-    xmp_properties(data)
-    exif_texts(head + data)
+    read_xmp_properties(data)
+    read_exif_texts(head + data)
 
 
 def test_one_reader_that_fails_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +295,7 @@ def test_one_reader_that_fails_costs_no_other(monkeypatch: pytest.MonkeyPatch) -
         yield Evidence("EXIF", "nothing", "hint", "half")
         raise RecursionError
 
-    monkeypatch.setattr("mai_app.evidence.read.exif_evidence", broken)
+    monkeypatch.setattr("mai_app.evidence.read.find_exif_evidence", broken)
     assert [one.source for one in read_evidence(with_exif("JPEG", {271: "Canon"}))] == ["EXIF", "JPEG tables"]
 
     def fails(_: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A detector that follows its run: new weights are taken up, bad ones leave the old in place."""
+"""Reloading detectors: new weights are loaded, unusable ones leave the old in place; the cache keeps a few models."""
 
 import os
 import shutil
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mai_app.config import SHIPPED
-from mai_app.errors import CheckpointError
-from mai_app.inference.reload import LiveDetector
+from mai_app.config import SHIPPED, ServeConfig
+from mai_app.errors import CheckpointError, ModelNameError
+from mai_app.inference.detector import load
+from mai_app.inference.reload import MAX_LOADED, DetectorCache, LiveDetector, known_models
 from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -79,3 +80,37 @@ def test_a_shared_folder_out_of_reach_takes_nothing_away(trained_run: Path) -> N
     first = live.detector()
     assert live.detector() is first
     assert not reachable
+
+
+def test_known_models_lists_usable_ones_with_the_default_first(model_runs: Path, tmp_path: Path) -> None:
+    facts = known_models(ServeConfig(runs=model_runs))
+    assert facts[0] == load(model_runs / "r5", "cpu").facts
+    assert sorted(one.name for one in facts) == sorted(["r0", "r1", "r2", "r3", "r4", "r5", SHIPPED])
+    shutil.copy(model_runs / "r0" / "best.safetensors", tmp_path / "mine.safetensors")
+    facts = known_models(ServeConfig(model=str(tmp_path / "mine.safetensors"), runs=model_runs))
+    assert facts[0].name == "mine"
+    assert len(facts) == 8
+    assert [one.name for one in known_models(ServeConfig(runs=model_runs / "none"))] == [SHIPPED]
+    with pytest.raises(CheckpointError):
+        known_models(ServeConfig(model="nothing", runs=model_runs))
+
+
+def test_the_cache_gives_detectors_by_name(model_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model_runs / "r0" / "best.safetensors", tmp_path / "file.safetensors")
+    detectors = DetectorCache(ServeConfig(runs=model_runs, device="cpu"))
+    default = detectors.detector("")
+    assert default.facts.name == "r5"
+    assert detectors.detector("r5") is default
+    for name in [*(f"r{i}" for i in range(5)), SHIPPED, "r0"]:
+        assert detectors.detector(name).facts.name == name
+        assert detectors.detector(name) is detectors.detector(name)
+        assert len(detectors._others) <= MAX_LOADED - 1
+    # Only runs and shipped models can be selected, whatever other files exist.
+    for name in ("file.safetensors", "..", str(model_runs / "r0"), "none", "odd name"):
+        with pytest.raises(ModelNameError):
+            detectors.detector(name)
+    with pytest.raises(CheckpointError):
+        detectors.detector("bad")
+    with pytest.raises(CheckpointError):
+        DetectorCache(ServeConfig(model="none", runs=model_runs))

@@ -1,4 +1,4 @@
-"""What tests of the HTTP interface share: a server on a free port, bodies, and a judge that only decodes."""
+"""Shared by the tests of the HTTP API: a server on a free port, request bodies, and a fake backend that decodes."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ from PIL import Image
 from mai_app.errors import CheckpointError, ImageError, ModelNameError
 from mai_app.images.decode import decode
 from mai_app.inference.prediction import ImageFacts, ModelFacts, Prediction
-from mai_app.serve.backend import Backend, BusyError, Files, Judged
+from mai_app.serve.backend import Backend, BusyError, FileResult, Files
 from tests.conftest import picture
 
 BOUNDARY = "b0undary"
@@ -34,7 +34,7 @@ class Answer:
 
     status: int
     kind: str
-    said: Any
+    body: Any
     headers: dict[str, str]
 
 
@@ -82,8 +82,8 @@ def asking(port: int) -> Ask:
     return ask
 
 
-def decoded(name: str, data: bytes) -> Judged:
-    """What the fake judge says of a file: its size, or why it can't be decoded."""
+def decoded(name: str, data: bytes) -> FileResult:
+    """The fake backend's result for a file: its size, or why it can't be decoded."""
     try:
         image = decode(data, name)
     except ImageError as error:
@@ -96,16 +96,16 @@ def decoded(name: str, data: bytes) -> Judged:
 
 
 class Fake:
-    """A judge that only decodes, and notes what it is asked; some models fail."""
+    """A backend that only decodes and records the requested models; some models fail."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.requested_models: list[str] = []
         self.cancelled = threading.Event()
         self.entered = threading.Event()
         self.gate = threading.Event()
-        self.backend = Backend(self.judge, self.heatmap, self.models)
+        self.backend = Backend(self.predict, self.heatmap, self.models)
 
-    async def judge(self, files: Files, model: str) -> list[Judged]:
+    async def predict(self, files: Files, model: str) -> list[FileResult]:
         """Each file's size."""
         await self._ready(model, files[0][0])
         return [decoded(name, data) for name, data in files]
@@ -120,7 +120,7 @@ class Fake:
         return [FACTS]
 
     async def _ready(self, model: str, name: str) -> None:
-        self.asked.append(model)
+        self.requested_models.append(model)
         if model == "none":
             raise ModelNameError("no model none")
         if model == "damaged":
@@ -171,7 +171,7 @@ def as_json(files: Files) -> bytes:
 def assert_problem(answer: Answer, status: int, part: str = "") -> None:
     """That an answer is a problem with this status, and this in its detail."""
     assert (answer.status, answer.kind) == (status, "application/problem+json"), answer
-    assert set(answer.said) == {"type", "title", "status", "detail", "request_id"}
-    assert answer.said["status"] == status
-    assert part in answer.said["detail"]
-    assert answer.said["request_id"] == answer.headers["x-request-id"]
+    assert set(answer.body) == {"type", "title", "status", "detail", "request_id"}
+    assert answer.body["status"] == status
+    assert part in answer.body["detail"]
+    assert answer.body["request_id"] == answer.headers["x-request-id"]

@@ -1,4 +1,4 @@
-"""The HTTP interface on a real port: the kinds of body, the problems, the limits, the page."""
+"""The HTTP API on a real port: kinds of body, problems, limits, the page."""
 
 import json
 import socket
@@ -15,13 +15,13 @@ from starlette.exceptions import HTTPException
 
 from mai_app.config import ServeLimits
 from mai_app.inference.prediction import ModelFacts, prediction_of
-from mai_app.serve import admission as turns
-from mai_app.serve.admission import Turns
+from mai_app.serve import admission
+from mai_app.serve.admission import AdmissionControl
 from mai_app.serve.api import create_app
 from mai_app.serve.backend import BusyError
 from tests.serve.serving import FACTS, FORM, Ask, Fake, as_json, assert_problem, form, png, serving
 
-LIMITS = ServeLimits(max_bytes=8 * 2**20, max_files=3)
+LIMITS = ServeLimits(max_body_bytes=8 * 2**20, max_files=3)
 RAW = "application/octet-stream"
 
 
@@ -41,19 +41,19 @@ def test_names_orders_and_broken_files(ask: Ask) -> None:
     for body, kind in ((form(files), FORM), (as_json(files), "application/json; charset=utf-8")):
         answer = ask("/v1/predict", body, kind)
         assert (answer.status, answer.kind) == (200, "application/json")
-        assert set(answer.said) == {"request_id", "models", "predictions"}
-        assert answer.said["request_id"] == answer.headers["x-request-id"]
-        assert answer.said["models"] == [FACTS]
-        rows = [prediction_of(row) for row in answer.said["predictions"]]
+        assert set(answer.body) == {"request_id", "models", "predictions"}
+        assert answer.body["request_id"] == answer.headers["x-request-id"]
+        assert answer.body["models"] == [FACTS]
+        rows = [prediction_of(row) for row in answer.body["predictions"]]
         assert [row.path for row in rows] == ["0.png", "1.png", "2.png"]
         assert [row.image and row.image.height for row in rows] == [210, None, 212]
         assert rows[1].error == "is empty (0 bytes)"
-    assert ask("/v1/predict", png(), "IMAGE/PNG").said["predictions"][0]["path"] == "image"
-    assert ask("/v1/predict?name=%C3%A9%20b.png", png(), RAW).said["predictions"][0]["path"] == "é b.png"
+    assert ask("/v1/predict", png(), "IMAGE/PNG").body["predictions"][0]["path"] == "image"
+    assert ask("/v1/predict?name=%C3%A9%20b.png", png(), RAW).body["predictions"][0]["path"] == "é b.png"
     # An input left empty, and a name that is not Unicode.
-    assert len(ask("/v1/predict", form([("", b""), ("x", png())]), FORM).said["predictions"]) == 1
+    assert len(ask("/v1/predict", form([("", b""), ("x", png())]), FORM).body["predictions"]) == 1
     odd = b'{"images": [{"name": "\\ud800.png", "data": ""}]}'
-    assert ask("/v1/predict", odd, "application/json").said["predictions"][0]["path"] == "?.png"
+    assert ask("/v1/predict", odd, "application/json").body["predictions"][0]["path"] == "?.png"
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_names_orders_and_broken_files(ask: Ask) -> None:
         (form([("a", b"a")]), FORM + "; charset=punycode", 400, ""),
         (form([("a", b"a")] * 4), FORM, 413, "Too many files"),
         (as_json([("a", b"a")] * 4), "application/json", 413, "over 3"),
-        (bytes(LIMITS.max_bytes + 1), "image/png", 413, "bytes"),
-        (form([("a", bytes(LIMITS.max_bytes))]), FORM, 413, "bytes"),
+        (bytes(LIMITS.max_body_bytes + 1), "image/png", 413, "bytes"),
+        (form([("a", bytes(LIMITS.max_body_bytes))]), FORM, 413, "bytes"),
         (b"x", "text/plain", 415, "text/plain"),
         (b"x", "", 415, "no content type"),
         (b"", "image/png", 422, "no image"),
@@ -83,9 +83,7 @@ def test_names_orders_and_broken_files(ask: Ask) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/predict", "/v1/heatmap"])
-def test_what_is_wrong_with_a_body_is_a_problem(
-    ask: Ask, path: str, body: bytes, kind: str, status: int, part: str
-) -> None:
+def test_a_bad_body_is_a_problem(ask: Ask, path: str, body: bytes, kind: str, status: int, part: str) -> None:
     assert_problem(ask(path, body, kind), status, part)
 
 
@@ -95,29 +93,29 @@ def test_the_limit_counts_what_comes_without_a_length(ask: Ask) -> None:
         assert_problem(ask("/v1/predict", iter([prefix, *[bytes(2**20)] * 9]), kind), 413, "bytes")
     image = png()
     chunks = iter([image[:1000], image[1000:]])
-    assert ask("/v1/predict", chunks, "image/png").said["predictions"][0]["error"] is None
+    assert ask("/v1/predict", chunks, "image/png").body["predictions"][0]["error"] is None
 
 
-def test_a_heatmap_is_of_one_image_that_can_be_judged(ask: Ask) -> None:
+def test_a_heatmap_is_of_one_image_that_can_be_decoded(ask: Ask) -> None:
     for body, kind in ((png(), "image/png"), (form([("a.png", png())]), FORM)):
         answer = ask("/v1/heatmap", body, kind)
         assert (answer.status, answer.kind) == (200, "image/png")
-        assert answer.said == png()
+        assert answer.body == png()
     assert_problem(ask("/v1/heatmap", form([("a", png())] * 2), FORM), 422, "more than one")
     assert_problem(ask("/v1/heatmap", b"\xff\xd8 no", "image/jpeg"), 422, "damaged")
 
 
-def test_models_that_can_not_be_had(ask: Ask, fake: Fake) -> None:
+def test_unavailable_models(ask: Ask, fake: Fake) -> None:
     for path in ("/v1/predict", "/v1/heatmap"):
         assert_problem(ask(f"{path}?model=none", png(), "image/png"), 422, "no model none")
         for model in ("damaged", "busy"):
             answer = ask(f"{path}?model={model}", png(), "image/png")
             assert_problem(answer, 503)
-            assert answer.headers["retry-after"] == str(LIMITS.retry_seconds)
+            assert answer.headers["retry-after"] == str(LIMITS.retry_after_seconds)
         broken = ask(f"{path}?model=broken", png(), "image/png")
         assert_problem(broken, 500)
         assert "secret" not in str(broken)
-    fake.asked.clear()
+    fake.requested_models.clear()
     names = (
         "..",
         ".",
@@ -134,7 +132,7 @@ def test_models_that_can_not_be_had(ask: Ask, fake: Fake) -> None:
     )
     for name in names:
         assert_problem(ask(f"/v1/predict?model={name}", png(), "image/png"), 422, "at most 100")
-    assert not fake.asked
+    assert not fake.requested_models
     assert ask("/v1/predict?model=Run_1.b-" + "a" * 92, png(), "image/png").status == 200
 
 
@@ -144,11 +142,11 @@ def test_other_answers(ask: Ask) -> None:
     wrong = ask("/v1/predict")
     assert_problem(wrong, 405)
     assert wrong.headers["allow"] == "POST"
-    assert ask("/healthz").said == {"status": "ok"}
-    assert ask("/v1/models").said == {"models": [FACTS]}
+    assert ask("/healthz").body == {"status": "ok"}
+    assert ask("/v1/models").body == {"models": [FACTS]}
 
 
-def test_every_answer_has_the_headers_of_safety(ask: Ask) -> None:
+def test_every_answer_has_the_security_headers(ask: Ask) -> None:
     answers = [
         ask("/healthz"),
         ask("/v1/models"),
@@ -186,7 +184,7 @@ def test_only_the_hosts_given_are_answered(fake: Fake) -> None:
 
 
 def test_the_interface_describes_itself(ask: Ask) -> None:
-    document = ask("/openapi.json").said
+    document = ask("/openapi.json").body
     for path, kind in (("/v1/predict", "application/json"), ("/v1/heatmap", "image/png")):
         operation = document["paths"][path]["post"]
         body = operation["requestBody"]["content"]
@@ -206,8 +204,8 @@ def test_the_interface_describes_itself(ask: Ask) -> None:
     assert ModelFacts(**facts).name == "traces"
 
 
-def test_an_address_that_asks_too_often_waits(fake: Fake) -> None:
-    with serving(create_app(fake.backend, limits=ServeLimits(per_minute=3))) as asked:
+def test_the_rate_limit_of_an_address(fake: Fake) -> None:
+    with serving(create_app(fake.backend, limits=ServeLimits(requests_per_minute=3))) as asked:
         assert [asked("/v1/predict", png(), "image/png").status for _ in range(3)] == [200, 200, 200]
         for path in ("/v1/predict", "/v1/heatmap"):
             refused = asked(path, png(), "image/png", **{"X-Forwarded-For": "192.0.2.1"})
@@ -216,13 +214,13 @@ def test_an_address_that_asks_too_often_waits(fake: Fake) -> None:
         assert asked("/v1/models").status == 200
 
 
-def test_turns_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_admission_control_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    some = Turns(ServeLimits(per_minute=2, requests=3, waiting_bytes=10), lambda: now)
+    control = AdmissionControl(ServeLimits(requests_per_minute=2, max_requests=3, max_bytes_in_flight=10), lambda: now)
 
     def refused(address: str) -> str:
         try:
-            with some.turn(address):
+            with control.admit(address):
                 return ""
         except HTTPException as error:
             return (error.headers or {})["Retry-After"] if error.status_code == 429 else str(error)
@@ -235,48 +233,48 @@ def test_turns_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [refused("192.0.2.1") for _ in range(2)] == ["", "30"]
     now += 10_000  # no more than a minute's requests are saved up
     assert [refused("192.0.2.1") for _ in range(3)] == ["", "", "30"]
-    # A household's addresses are one.
+    # Addresses of an IPv6 /64 network count as one.
     assert [refused(f"2001:db8::{i}") for i in range(3)] == ["", "", "30"]
     assert refused("2001:db8:0:1::1") == ""
-    # Of too many addresses, the one not heard of for longest is forgotten.
-    monkeypatch.setattr(turns, "ADDRESSES", 5)
+    # Beyond MAX_ADDRESSES, the least recently seen address is forgotten.
+    monkeypatch.setattr(admission, "MAX_ADDRESSES", 5)
     assert refused("192.0.2.1") != ""
     assert [refused(f"198.51.100.{i}") for i in range(5)] == [""] * 5
     assert refused("192.0.2.1") == ""
-    # Requests and bytes at a time, given back whatever happens.
-    with some.turn("a") as first, some.turn("b") as second, some.turn("c"):
-        with pytest.raises(BusyError), some.turn("d"):
+    # Requests and bytes in flight, released in any case.
+    with control.admit("a") as first, control.admit("b") as second, control.admit("c"):
+        with pytest.raises(BusyError), control.admit("d"):
             pass
         first(6)
         second(4)
         with pytest.raises(BusyError):
             first(1)
-    with some.turn("e") as hold:
-        hold(10)
+    with control.admit("e") as reserve:
+        reserve(10)
 
 
 def test_too_many_requests_or_bytes_at_a_time_are_refused_and_the_rest_answered() -> None:
     fake = Fake()
-    limits = ServeLimits(requests=2, waiting_bytes=300_000, retry_seconds=7)
+    limits = ServeLimits(max_requests=2, max_bytes_in_flight=300_000, retry_after_seconds=7)
     with serving(create_app(fake.backend, limits=limits)) as asked, ThreadPoolExecutor(2) as pool:
         first = pool.submit(asked, "/v1/predict?model=slow", png(width=250), "image/png")
         assert fake.entered.wait(30)
         assert_problem(asked("/v1/predict", bytes(300_000), RAW), 503, "images at a time")
         second = pool.submit(asked, "/v1/predict?model=slow", png(width=260, height=64), "image/png")
-        while len(fake.asked) < 2:
+        while len(fake.requested_models) < 2:
             time.sleep(0.01)
         refused = asked("/v1/predict", b"x", RAW)
         assert_problem(refused, 503, "requests at a time")
         assert refused.headers["retry-after"] == "7"
         assert asked("/healthz").status == 200
         fake.gate.set()
-        widths = [one.result().said["predictions"][0]["image"]["width"] for one in (first, second)]
+        widths = [one.result().body["predictions"][0]["image"]["width"] for one in (first, second)]
         assert widths == [250, 260]
         assert asked("/v1/predict", png(), RAW).status == 200
 
 
-def test_a_slow_body_does_not_keep_its_place(fake: Fake) -> None:
-    limits = ServeLimits(requests=1)
+def test_a_slow_body_times_out(fake: Fake) -> None:
+    limits = ServeLimits(max_requests=1)
     with serving(create_app(fake.backend, limits=limits, read_seconds=0.4)) as asked:
         port: int = asked.port  # type: ignore[attr-defined]
         for kind in (FORM, RAW, "application/json"):
@@ -297,9 +295,9 @@ def test_a_slow_body_does_not_keep_its_place(fake: Fake) -> None:
             assert asked("/v1/predict", png(), RAW).status == 200
 
 
-def test_a_client_that_goes_away_frees_its_place() -> None:
+def test_a_disconnect_cancels_its_request() -> None:
     fake = Fake()
-    with serving(create_app(fake.backend, limits=ServeLimits(requests=1))) as asked:
+    with serving(create_app(fake.backend, limits=ServeLimits(max_requests=1))) as asked:
         port: int = asked.port  # type: ignore[attr-defined]
         head = (
             "POST /v1/predict?model=slow HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n"
@@ -322,7 +320,7 @@ def test_many_clients_get_their_own_answers(ask: Ask) -> None:
     def own(number: int) -> None:
         files = [(f"{number}-{i}.png", png(number, 0, 30 + i, 40 + number)) for i in range(3)]
         body, kind = (form(files), FORM) if number % 2 else (as_json(files), "application/json")
-        rows = ask("/v1/predict", body, kind).said["predictions"]
+        rows = ask("/v1/predict", body, kind).body["predictions"]
         assert [(row["path"], row["image"]["width"], row["image"]["height"]) for row in rows] == [
             (name, 40 + number, 30 + i) for i, (name, _) in enumerate(files)
         ]

@@ -52,7 +52,9 @@ MODELS = ("", "fake", "none", "damaged", "busy", "..", "%00", "a/b", "x" * 101)
 
 @pytest.fixture(scope="module")
 def app() -> FastAPI:
-    return create_app(Fake().backend, limits=ServeLimits(per_minute=10**9, max_bytes=100_000, max_files=2))
+    return create_app(
+        Fake().backend, limits=ServeLimits(requests_per_minute=10**9, max_body_bytes=100_000, max_files=2)
+    )
 
 
 @pytest.fixture(scope="module")

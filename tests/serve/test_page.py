@@ -26,7 +26,7 @@ from mai_app.images.decode import decode
 from mai_app.inference.detector import load
 from mai_app.inference.prediction import COLUMNS, ImageFacts, ModelFacts, Prediction, prediction_of, write_rows
 from mai_app.serve.api import create_app
-from mai_app.serve.backend import Backend, BusyError, Files, Judged
+from mai_app.serve.backend import Backend, BusyError, FileResult, Files
 from mai_app.serve.server import local_backend
 from tests.conftest import picture
 from tests.serve.serving import serving
@@ -35,7 +35,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"needs one of {', '.join(BROWSERS)} on the PATH")
 
-LIMITS = ServeLimits(max_bytes=2**20, per_minute=100_000, retry_seconds=1)
+LIMITS = ServeLimits(max_body_bytes=2**20, requests_per_minute=100_000, retry_after_seconds=1)
 HTML = "<img src=x onerror=document.title='run'>.png"
 TIERS: dict[str, dict[str, float | None]] = {
     "clean": {"images": 1230, "fpr": 0.07, "tpr": 0.6, "unsure": 0.5, "right": 0.95},
@@ -67,42 +67,42 @@ SCORES: dict[Verdict, float] = {"authentic": 0.04, "unsure": 0.52, "synthetic": 
 
 @dataclass
 class Fake:
-    """A backend whose scores stand in the files' names, and what it was asked."""
+    """A backend whose scores depend on the files' names; records its requests."""
 
     models: tuple[ModelFacts, ...] = (FACTS,)
     busy: int = 0
-    """So many more requests are refused."""
+    """Number of further requests to refuse."""
     seconds: float = 0.0
-    """How long a judgement takes."""
-    said: dict[str, Prediction] = field(default_factory=dict)
+    """How long a prediction takes."""
+    predictions: dict[str, Prediction] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-    """Models, as they were named."""
+    requested_models: list[str] = field(default_factory=list)
+    """Model names, as requested."""
     now: int = 0
-    most: int = 0
-    """Requests at a time, and the most that there were."""
+    max_at_once: int = 0
+    """Concurrent requests, and the maximum seen."""
 
     @property
     def backend(self) -> Backend:
-        return Backend(self.judge, self.heatmap, self.list)
+        return Backend(self.predict, self.heatmap, self.list)
 
-    async def judge(self, files: Files, model: str) -> list[Judged]:
+    async def predict(self, files: Files, model: str) -> list[FileResult]:
         if self.busy:
             self.busy -= 1
             raise BusyError("too much to do")
         self.now += 1
-        self.most = max(self.most, self.now)
+        self.max_at_once = max(self.max_at_once, self.now)
         await asyncio.sleep(self.seconds)
         self.now -= 1
         ((name, data),) = files
         facts = next((one for one in self.models if one.name == model), self.models[0])
         self.names.append(name)
-        self.asked.append(model)
-        self.said[name] = predicted(name, data, facts)
-        return [(asdict(self.said[name]), asdict(facts))]
+        self.requested_models.append(model)
+        self.predictions[name] = predicted(name, data, facts)
+        return [(asdict(self.predictions[name]), asdict(facts))]
 
     async def heatmap(self, name: str, data: bytes, model: str) -> bytes:
-        self.asked.append(model)
+        self.requested_models.append(model)
         if self.busy:
             self.busy -= 1
             raise ImageError(name, "is not to be shown")
@@ -114,7 +114,7 @@ class Fake:
 
 
 def predicted(name: str, data: bytes, facts: ModelFacts) -> Prediction:
-    """What the fake says: the verdict that stands in the file's name."""
+    """The fake's prediction: the verdict in the file's name."""
     nothing = Prediction(
         path=name,
         p_synthetic=None,
@@ -255,7 +255,7 @@ def saved(page: Page, button: str) -> str:
     return waited.value.path().read_text("utf-8-sig")
 
 
-def test_a_dropped_image_is_judged_in_words_and_on_a_scale(visit: Open, url: str, fake: Fake) -> None:
+def test_a_dropped_image_gets_a_verdict_and_a_score_on_a_scale(visit: Open, url: str, fake: Fake) -> None:
     page = visit(url)
     drop(page, ("evidence synthetic.jpg", photo()))
     row = rows(page, 1).first
@@ -283,12 +283,12 @@ def test_a_dropped_image_is_judged_in_words_and_on_a_scale(visit: Open, url: str
     assert at(tick["x"] + tick["width"] / 2) == pytest.approx(0.6, abs=0.01)
     expect(row.locator("canvas")).to_have_count(1)
     expect(page.get_by_role("status").first).to_have_text("evidence synthetic.jpg: Looks synthetic, score 0.83")
-    row.get_by_text("How it was read").click()
+    row.get_by_text("Image and model details").click()
     expect(row.locator(".read dl")).to_contain_text("220×210 pixels")
     expect(row.locator(".read dl")).to_contain_text(FACTS.sha256)
     text = page.inner_text("body")
     assert "A score is no proof" in text
-    assert "Images are not stored, and not logged" in text
+    assert "They are neither stored nor logged" in text
     assert "proven" not in text
     assert text.count("never change it") == 1
 
@@ -304,7 +304,7 @@ def test_evidence_and_notes_stand_beside_the_score(visit: Open, url: str, fake: 
     expect(lines.nth(1)).to_contain_text("points to authentic a hint")
     expect(lines.nth(2)).to_contain_text("points to edited declared")
     expect(lines.nth(3)).to_contain_text("for information")
-    lines.nth(0).get_by_text("What stands there").click()
+    lines.nth(0).get_by_text("Details in the file").click()
     expect(lines.nth(0).locator("dd")).to_have_text("A\\u{202e}B")
     expect(lines.nth(1).locator("summary")).to_be_hidden()
     expect(shown.nth(0).locator(".silent")).to_be_hidden()
@@ -316,7 +316,7 @@ def test_evidence_and_notes_stand_beside_the_score(visit: Open, url: str, fake: 
     expect(shown.nth(2).locator(".notes")).to_have_text("too small to be judged")
 
 
-def test_twenty_are_judged_in_their_order_and_three_at_a_time(visit: Open, url: str, fake: Fake) -> None:
+def test_twenty_are_scored_in_their_order_and_three_at_a_time(visit: Open, url: str, fake: Fake) -> None:
     fake.seconds = 0.02
     page = visit(url)
     names = [f"{('authentic', 'unsure', 'synthetic')[i % 3]} {i:02}.jpg" for i in range(20)]
@@ -324,7 +324,7 @@ def test_twenty_are_judged_in_their_order_and_three_at_a_time(visit: Open, url: 
     shown = rows(page, 20)
     assert shown.locator(".name").all_inner_texts() == names
     assert sorted(fake.names) == sorted(names)
-    assert 1 < fake.most <= 3
+    assert 1 < fake.max_at_once <= 3
     expect(page.locator("#count")).to_have_text("20 images · 6 look synthetic · 7 unsure · 7 look authentic")
     expect(page.get_by_role("status").first).to_contain_text("20 images")
     shown.nth(4).get_by_role("button", name="Remove").click()
@@ -338,18 +338,18 @@ def test_twenty_are_judged_in_their_order_and_three_at_a_time(visit: Open, url: 
 def test_names_are_never_html_and_broken_files_say_why(visit: Open, url: str, fake: Fake) -> None:
     page = visit(url)
     drop(page, (HTML, photo()), ("broken.jpg", b"\xff\xd8 no"), ("a\u202egpj.exe", photo()), kind="text/html")
-    drop(page, ("empty.jpg", b""), ("large.png", bytes(LIMITS.max_bytes + 1)))
+    drop(page, ("empty.jpg", b""), ("large.png", bytes(LIMITS.max_body_bytes + 1)))
     five = rows(page, 5)
     expect(five.nth(0).locator(".name")).to_have_text(HTML)
     assert page.title() != "run"
     assert five.locator("img").count() == 0
-    expect(five.nth(1).locator(".verdict")).to_have_text("Not judged")
-    reason = fake.said["broken.jpg"].error
+    expect(five.nth(1).locator(".verdict")).to_have_text("Not scored")
+    reason = fake.predictions["broken.jpg"].error
     expect(five.nth(1).locator(".meaning")).to_have_text(f"This file {reason}.")
     expect(five.nth(1).get_by_role("button", name="Try again")).to_be_hidden()
     expect(five.nth(2).locator(".name")).to_have_text("a\\u{202e}gpj.exe")
     expect(five.nth(3).locator(".meaning")).to_have_text("There is no image in the body.")
-    expect(five.nth(4).locator(".meaning")).to_have_text(f"The body is over {LIMITS.max_bytes} bytes.")
+    expect(five.nth(4).locator(".meaning")).to_have_text(f"The body is over {LIMITS.max_body_bytes} bytes.")
 
 
 def test_pasting(visit: Open, url: str, fake: Fake) -> None:
@@ -413,7 +413,7 @@ def test_the_heatmap_lies_over_the_image(visit: Open, url: str, fake: Fake) -> N
     expect(over).to_have_css("opacity", "0.6")
     dialog.get_by_role("slider", name="Heatmap over the image").press("Home")
     expect(over).to_have_css("opacity", "0")
-    for words in ("blue: pulls to authentic", "grey or white: neither", "orange: pulls to synthetic", "not what was"):
+    for words in ("blue: towards authentic", "grey or white: neither", "orange: towards synthetic", "not what was"):
         expect(dialog).to_contain_text(words)
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
@@ -431,7 +431,7 @@ def test_saved_and_copied_results_are_what_the_server_said(visit: Open, url: str
     names = ["evidence synthetic.jpg", "=cmd|' /C calc'!A0.jpg", 'a "b", c.jpg', "small -é.jpg"]
     drop(page, *((name, photo()) for name in names), ("@broken.jpg", b"no"), ("none.jpg", b""))
     rows(page, 6)
-    expected = [json.loads(json.dumps(asdict(fake.said[name]))) for name in (*names, "@broken.jpg")]
+    expected = [json.loads(json.dumps(asdict(fake.predictions[name]))) for name in (*names, "@broken.jpg")]
     *judged, refused = json.loads(saved(page, "Save JSON"))
     assert judged == expected
     assert refused["error"] == "there is no image in the body"
@@ -493,7 +493,7 @@ def test_a_report_is_prepared_and_nothing_is_sent(visit: Open, url: str, fake: F
     expect(dialog.locator("#report-json")).to_have_text("Copied")
     fields = json.loads(page.evaluate("navigator.clipboard.readText()"))
     assert fields["really"] == "authentic"
-    assert fields["prediction"] == json.loads(json.dumps(asdict(fake.said["evidence synthetic.jpg"])))
+    assert fields["prediction"] == json.loads(json.dumps(asdict(fake.predictions["evidence synthetic.jpg"])))
     assert not asked
 
 
@@ -501,7 +501,7 @@ def test_a_busy_server_is_asked_again(visit: Open, url: str, fake: Fake) -> None
     fake.busy = 1
     page = visit(url)
     drop(page, ("x.jpg", photo()))
-    expect(page.locator(".verdict")).to_have_text("waiting for a free place …")
+    expect(page.locator(".verdict")).to_have_text("waiting: the server is busy …")
     assert rows(page, 1).locator(".number").inner_text().startswith("0.52")
 
 
@@ -512,8 +512,8 @@ def test_a_server_that_is_gone_may_come_back(visit: Open) -> None:
         page = visit(url)
     drop(page, ("x.jpg", photo()))
     row = rows(page, 1).first
-    expect(row.locator(".verdict")).to_have_text("Not judged")
-    expect(row.locator(".meaning")).to_contain_text("The server gave no answer")
+    expect(row.locator(".verdict")).to_have_text("Not scored")
+    expect(row.locator(".meaning")).to_contain_text("The server did not answer")
     with at_address(app, int(url.rstrip("/").rpartition(":")[2])):
         row.get_by_role("button", name="Try again").click()
         expect(row.locator(".verdict")).to_have_text("Unsure")
@@ -534,7 +534,7 @@ def test_a_model_can_be_chosen_where_there_are_several(visit: Open, url: str, fa
     expect(page.locator("#rates")).to_contain_text("was not measured")
     drop(page, ("b.jpg", photo()))
     two = rows(page, 2)
-    assert fake.asked == ["lion", "tiger"]
+    assert fake.requested_models == ["lion", "tiger"]
     expect(two.nth(0).locator(".wrong")).to_contain_text("Of 610")
     expect(two.nth(1).locator(".wrong")).to_have_text("How often this model is wrong was not measured.")
 

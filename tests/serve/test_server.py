@@ -1,10 +1,9 @@
-"""This machine as the judge: one line for all requests, models by name, nothing kept, a server that ends in order."""
+"""`mai serve`: one queue for all requests, models by name, nothing stored or logged, an orderly shutdown."""
 
 import gc
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,31 +22,29 @@ import pytest
 import uvicorn
 
 from mai_app.config import SHIPPED, ServeConfig, ServeLimits
-from mai_app.errors import CheckpointError, MaiError, ModelNameError
+from mai_app.errors import CheckpointError, MaiError
 from mai_app.inference.detector import Detector, load
-from mai_app.models.registry import shipped_models
 from mai_app.serve.api import create_app
 from mai_app.serve.backend import BusyError, Files
-from mai_app.serve.detectors import LOADED, Detectors, known_models
-from mai_app.serve.queue import BATCH, Line, What
+from mai_app.serve.queue import BATCH, PredictionQueue, Task
 from mai_app.serve.server import local_backend, serve
 from tests.serve.serving import FORM, Ask, as_json, asking, assert_problem, form, png, serving
 
-# ---- The line
+# ---- The queue
 
 
 class Slow:
-    """Work for a Line that waits for its gate and notes its batches; what is named bad fails."""
+    """Processing for a PredictionQueue that waits for its gate and notes its batches; what is named bad fails."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[str, str, list[str]]] = []
         self.gate = threading.Event()
         self.entered = threading.Event()
 
-    def __call__(self, what: What, model: str, files: Files) -> Iterator[str]:
+    def __call__(self, task: Task, model: str, files: Files) -> Iterator[str]:
         self.entered.set()
         assert self.gate.wait(60)
-        self.batches.append((what, model, [name for name, _ in files]))
+        self.batches.append((task, model, [name for name, _ in files]))
         for name, _ in files:
             if name == "bad":
                 raise SystemExit("a panic")
@@ -65,14 +62,14 @@ def slow() -> Iterator[Slow]:
     work.gate.set()
 
 
-def test_what_waits_is_judged_together_in_order(slow: Slow) -> None:
-    line = Line(slow, 256)
-    first = line.put("judge", "", named("a"))
+def test_queued_files_share_batches_in_order(slow: Slow) -> None:
+    queue = PredictionQueue(slow, 256)
+    first = queue.submit("predict", "", named("a"))
     assert slow.entered.wait(30)
-    many = line.put("judge", "", named(*(f"m{i}" for i in range(30))))
-    other = line.put("judge", "x", named("o"))
-    maps = [line.put("heatmap", "", named(name)) for name in "hi"]
-    more = line.put("judge", "", named("p", "q", "r"))
+    many = queue.submit("predict", "", named(*(f"m{i}" for i in range(30))))
+    other = queue.submit("predict", "x", named("o"))
+    maps = [queue.submit("heatmap", "", named(name)) for name in "hi"]
+    more = queue.submit("predict", "", named("p", "q", "r"))
     slow.gate.set()
     assert first.result(30) == ["A"]
     assert many.result(30) == [f"M{i}" for i in range(30)]
@@ -80,146 +77,95 @@ def test_what_waits_is_judged_together_in_order(slow: Slow) -> None:
     assert [one.result(30) for one in maps] == [["H"], ["I"]]
     assert more.result(30) == ["P", "Q", "R"]
     assert BATCH == 32
-    assert [(what, model, len(names)) for what, model, names in slow.batches] == [
-        ("judge", "", 1),
-        ("judge", "", 32),
-        ("judge", "x", 1),
+    assert [(task, model, len(names)) for task, model, names in slow.batches] == [
+        ("predict", "", 1),
+        ("predict", "", 32),
+        ("predict", "x", 1),
         ("heatmap", "", 1),
         ("heatmap", "", 1),
-        ("judge", "", 1),
+        ("predict", "", 1),
     ]
-    line.close()
+    queue.close()
 
 
-def test_a_full_line_refuses_and_loses_nothing(slow: Slow) -> None:
-    line = Line(slow, 4)
-    first = line.put("judge", "", named("a"))
+def test_a_full_queue_refuses_and_loses_nothing(slow: Slow) -> None:
+    queue = PredictionQueue(slow, 4)
+    first = queue.submit("predict", "", named("a"))
     assert slow.entered.wait(30)
-    second = line.put("judge", "", named("b", "c"))
+    second = queue.submit("predict", "", named("b", "c"))
     with pytest.raises(BusyError):
-        line.put("judge", "", named("d", "e"))
-    third = line.put("judge", "", named("d"))
+        queue.submit("predict", "", named("d", "e"))
+    third = queue.submit("predict", "", named("d"))
     slow.gate.set()
     assert [one.result(30) for one in (first, second, third)] == [["A"], ["B", "C"], ["D"]]
-    assert line.put("judge", "", named(*"abcd")).result(30) == [*"ABCD"]
-    line.close()
+    assert queue.submit("predict", "", named(*"abcd")).result(30) == [*"ABCD"]
+    queue.close()
 
 
-def test_a_batch_that_fails_is_the_end_of_its_requests_alone(slow: Slow) -> None:
-    line = Line(slow, 256)
-    first = line.put("judge", "", named("a"))
+def test_a_failed_batch_fails_only_its_own_requests(slow: Slow) -> None:
+    queue = PredictionQueue(slow, 256)
+    first = queue.submit("predict", "", named("a"))
     assert slow.entered.wait(30)
-    done = line.put("judge", "", named("b"))
-    bad = line.put("judge", "", named("bad", *(f"m{i}" for i in range(40))))
-    other = line.put("judge", "x", named("c"))
+    done = queue.submit("predict", "", named("b"))
+    bad = queue.submit("predict", "", named("bad", *(f"m{i}" for i in range(40))))
+    other = queue.submit("predict", "x", named("c"))
     slow.gate.set()
     assert (first.result(30), done.result(30), other.result(30)) == (["A"], ["B"], ["C"])
     with pytest.raises(RuntimeError, match="SystemExit"):
         bad.result(30)
-    assert line.put("judge", "", named("d")).result(30) == ["D"]
-    # What was left of the request that failed has been judged by nobody.
+    assert queue.submit("predict", "", named("d")).result(30) == ["D"]
+    # The rest of the failed request has not been processed.
     assert sum(len(names) for _, _, names in slow.batches) == 1 + 32 + 1 + 1
-    line.close()
+    queue.close()
 
 
-def test_who_is_cancelled_leaves_the_line_at_once(slow: Slow) -> None:
-    line = Line(slow, 3)
-    first = line.put("judge", "", named("a"))
+def test_cancelled_requests_leave_the_queue_at_once(slow: Slow) -> None:
+    queue = PredictionQueue(slow, 3)
+    first = queue.submit("predict", "", named("a"))
     assert slow.entered.wait(30)
-    second = line.put("judge", "", named("b", "c"))
+    second = queue.submit("predict", "", named("b", "c"))
     assert second.cancel()
-    third = line.put("judge", "", named("d", "e"))
-    assert first.cancel()  # in hand already: judged, and nobody is told
+    third = queue.submit("predict", "", named("d", "e"))
+    assert first.cancel()  # in progress already: processed, and the result discarded
     slow.gate.set()
     assert third.result(30) == ["D", "E"]
     assert [names for _, _, names in slow.batches] == [["a"], ["d", "e"]]
     with pytest.raises(CancelledError):
         second.result(0)
-    line.close()
+    queue.close()
 
 
-def test_at_the_end_the_batch_in_hand_is_finished(slow: Slow) -> None:
-    line = Line(slow, 9)
-    first = line.put("judge", "", named("a"))
+def test_close_finishes_the_current_batch(slow: Slow) -> None:
+    queue = PredictionQueue(slow, 9)
+    first = queue.submit("predict", "", named("a"))
     assert slow.entered.wait(30)
-    second = line.put("judge", "", named("b"))
-    closing = threading.Thread(target=line.close)
+    second = queue.submit("predict", "", named("b"))
+    closing = threading.Thread(target=queue.close)
     closing.start()
     time.sleep(0.05)
     slow.gate.set()
     closing.join(30)
     assert first.result(0) == ["A"]
-    for one in (second, _refused(line)):
+    for one in (second, _refused(queue)):
         with pytest.raises(BusyError):
             one.result(0)
 
 
-def _refused(line: Line) -> "Future[list[Any]]":
+def _refused(queue: PredictionQueue) -> "Future[list[Any]]":
     future: Future[list[Any]] = Future()
     try:
-        line.put("judge", "", named("z"))
+        queue.submit("predict", "", named("z"))
     except BusyError as error:
         future.set_exception(error)
     return future
-
-
-# ---- Models
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs: copies of the shipped model, last of them r5, and one that is damaged."""
-    folder = tmp_path_factory.mktemp("models") / "runs"
-    for number, name in enumerate(["bad", "odd name", *(f"r{i}" for i in range(6))]):
-        (folder / name).mkdir(parents=True)
-        path = folder / name / "best.safetensors"
-        shutil.copy(shipped_models()[SHIPPED], path)
-        if name == "bad":
-            path.write_bytes(b"damaged")
-        os.utime(path, (1e9 + number, 1e9 + number))
-    return folder
-
-
-def test_known_models(runs: Path, tmp_path: Path) -> None:
-    facts = known_models(ServeConfig(runs=runs))
-    assert facts[0] == load(runs / "r5", "cpu").facts
-    assert sorted(one.name for one in facts) == sorted(["r0", "r1", "r2", "r3", "r4", "r5", SHIPPED])
-    shutil.copy(runs / "r0" / "best.safetensors", tmp_path / "mine.safetensors")
-    facts = known_models(ServeConfig(model=str(tmp_path / "mine.safetensors"), runs=runs))
-    assert facts[0].name == "mine"
-    assert len(facts) == 8
-    assert [one.name for one in known_models(ServeConfig(runs=runs / "none"))] == [SHIPPED]
-    with pytest.raises(CheckpointError):
-        known_models(ServeConfig(model="nothing", runs=runs))
-
-
-def test_detectors_by_name(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(runs / "r0" / "best.safetensors", tmp_path / "file.safetensors")
-    detectors = Detectors(ServeConfig(runs=runs, device="cpu"))
-    default = detectors.detector("")
-    assert default.facts.name == "r5"
-    assert detectors.detector("r5") is default
-    for name in [*(f"r{i}" for i in range(5)), SHIPPED, "r0"]:
-        assert detectors.detector(name).facts.name == name
-        assert detectors.detector(name) is detectors.detector(name)
-        assert len(detectors._others) <= LOADED - 1
-    # Nothing but runs and shipped models is to be had, whatever lies about.
-    for name in ("file.safetensors", "..", str(runs / "r0"), "none", "odd name"):
-        with pytest.raises(ModelNameError):
-            detectors.detector(name)
-    with pytest.raises(CheckpointError):
-        detectors.detector("bad")
-    with pytest.raises(CheckpointError):
-        Detectors(ServeConfig(model="none", runs=runs))
 
 
 # ---- The whole
 
 
 @pytest.fixture(scope="module")
-def config(runs: Path) -> ServeConfig:
-    return ServeConfig(runs=runs, device="cpu")
+def config(model_runs: Path) -> ServeConfig:
+    return ServeConfig(runs=model_runs, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -237,26 +183,26 @@ def test_all_three_bodies_give_what_the_detector_says(ask: Ask, config: ServeCon
     for body, kind in ((form(files), FORM), (as_json(files), "application/json; charset=utf-8")):
         answer = ask("/v1/predict", body, kind)
         assert answer.status == 200
-        assert answer.said["predictions"] == expected
-        assert answer.said["models"] == json.loads(json.dumps([asdict(detector.facts)]))
+        assert answer.body["predictions"] == expected
+        assert answer.body["models"] == json.loads(json.dumps([asdict(detector.facts)]))
     for name, (_, data), other in zip(("a%20b.png", "broken.jpg", "%C3%A9.png"), files, expected, strict=True):
-        (row,) = ask(f"/v1/predict?name={name}", data, "image/png").said["predictions"]
+        (row,) = ask(f"/v1/predict?name={name}", data, "image/png").body["predictions"]
         # Alone or in a batch: the score's last digit may differ.
         assert row.pop("p_synthetic") == pytest.approx(other["p_synthetic"], abs=2e-6)
         assert row == {key: value for key, value in other.items() if key != "p_synthetic"}
 
 
 def test_models_and_heatmaps_over_http(ask: Ask) -> None:
-    names = [one["name"] for one in ask("/v1/models").said["models"]]
+    names = [one["name"] for one in ask("/v1/models").body["models"]]
     assert names[0] == "r5"
     assert SHIPPED in names
     answer = ask(f"/v1/predict?model={SHIPPED}", png(), "image/png")
-    assert [one["name"] for one in answer.said["models"]] == [SHIPPED]
+    assert [one["name"] for one in answer.body["models"]] == [SHIPPED]
     assert_problem(ask("/v1/predict?model=lion", png(), "image/png"), 422, "'lion' not found")
     assert_problem(ask("/v1/predict?model=bad", png(), "image/png"), 503)
     pytest.importorskip("mai_app.inference.heatmap")
     answer = ask(f"/v1/heatmap?model={SHIPPED}", png(), "image/png")
-    assert (answer.status, answer.kind, answer.said[:4]) == (200, "image/png", b"\x89PNG")
+    assert (answer.status, answer.kind, answer.body[:4]) == (200, "image/png", b"\x89PNG")
     assert_problem(ask("/v1/heatmap", b"\xff\xd8 no", "image/png"), 422, "damaged")
 
 
@@ -265,9 +211,9 @@ def test_many_clients_at_once_get_their_own_answers(ask: Ask) -> None:
         width = 40 + number
         files = [(f"{number}-{i}.png", png(number, 0, 40 + i, width)) for i in range(2)]
         if number % 2:
-            rows = ask("/v1/predict", form(files), FORM).said["predictions"]
+            rows = ask("/v1/predict", form(files), FORM).body["predictions"]
         else:
-            rows = [ask("/v1/predict?name=" + n, data, "image/png").said["predictions"][0] for n, data in files]
+            rows = [ask("/v1/predict?name=" + n, data, "image/png").body["predictions"][0] for n, data in files]
         got = [(row["path"], row["image"]["width"], row["image"]["height"]) for row in rows]
         assert got == [(name, width, 40 + i) for i, (name, _) in enumerate(files)]
 
@@ -275,7 +221,7 @@ def test_many_clients_at_once_get_their_own_answers(ask: Ask) -> None:
         list(pool.map(own, range(24)))
 
 
-def test_a_full_line_is_503_and_nothing_is_lost(config: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_is_503_and_nothing_is_lost(config: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, entered = threading.Event(), threading.Event()
     judged = Detector.predict
 
@@ -285,7 +231,7 @@ def test_a_full_line_is_503_and_nothing_is_lost(config: ServeConfig, monkeypatch
         return judged(self, *args, **kwargs)
 
     monkeypatch.setattr(Detector, "predict", gated)
-    limits = ServeLimits(waiting_files=4)
+    limits = ServeLimits(max_queued_files=4)
     with local_backend(config, limits) as backend, serving(create_app(backend, limits=limits)) as asked:
         with ThreadPoolExecutor(12) as pool:
             answers = [pool.submit(asked, "/v1/predict", png(i, 0, 60, 60 + i), "image/png") for i in range(12)]
@@ -300,7 +246,7 @@ def test_a_full_line_is_503_and_nothing_is_lost(config: ServeConfig, monkeypatch
                 assert_problem(one.result(), 503, "waiting")
                 assert one.result().headers["retry-after"] == "2"
             else:
-                assert one.result().said["predictions"][0]["image"]["width"] == 60 + number
+                assert one.result().body["predictions"][0]["image"]["width"] == 60 + number
         assert asked("/v1/predict", png(), "image/png").status == 200
 
 
@@ -343,11 +289,11 @@ def test_nothing_is_stored_and_nothing_is_logged(
     _watched = []
     try:
         files = [(f"{name}.png", image)]
-        assert ask("/v1/predict", form(files), FORM).said["predictions"][0]["error"] is None
+        assert ask("/v1/predict", form(files), FORM).body["predictions"][0]["error"] is None
         assert ask("/v1/predict", as_json(files), "application/json").status == 200
         assert ask(f"/v1/predict?name={name}", image, "image/png").status == 200
         assert ask(f"/v1/heatmap?name={name}", image, "image/png").status in (200, 500)
-        assert ask(f"/v1/predict?name={name}", mark, "image/png").said["predictions"][0]["error"]
+        assert ask(f"/v1/predict?name={name}", mark, "image/png").body["predictions"][0]["error"]
         assert_problem(ask("/v1/predict", form(files, end=name), FORM), 400)
         assert_problem(ask(f"/v1/predict?model={name}", image, "image/png"), 422)
 
@@ -363,7 +309,7 @@ def test_nothing_is_stored_and_nothing_is_logged(
     assert not seen
     assert not list(tmp_path.iterdir())
     # The failure is in the log, by where it was; no name and no image.
-    assert failed.said["request_id"] in caplog.text
+    assert failed.body["request_id"] in caplog.text
     assert "RuntimeError" in caplog.text
     captured = capfd.readouterr()
     for text in (caplog.text, captured.out, captured.err):
@@ -407,7 +353,7 @@ def test_memory_stays_flat(ask: Ask) -> None:
 def test_serve_says_what_it_needs(config: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(MaiError, match=f"port {port} is taken.*--port"):
+        with pytest.raises(MaiError, match=f"port {port} is in use.*--port"):
             serve(replace(config, port=port))
     with pytest.raises(MaiError, match="65535"):
         serve(replace(config, port=70_000))
@@ -434,16 +380,16 @@ def test_serve_says_where_it_is_and_to_whom(
     assert "http://" in said
     assert "model r5, version " in said
     assert "neither stored nor logged" in said
-    assert ("anybody who can reach" in said) is anybody
+    assert ("anyone who can reach" in said) is anybody
 
 
-def test_a_server_ends_in_order(runs: Path, tmp_path: Path) -> None:
+def test_a_server_ends_in_order(model_runs: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from mai_app.config import ServeConfig;"
         "from mai_app.serve.server import serve; serve(ServeConfig(runs=Path(sys.argv[1]), device='cpu', port=0))"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(runs)],
+        [sys.executable, "-c", code, str(model_runs)],
         stderr=subprocess.PIPE,
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
