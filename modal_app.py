@@ -27,13 +27,17 @@ from mai_app.config import (
     DemoConfig,
     EvaluateConfig,
     PrepareConfig,
+    RecipeName,
+    ScanConfig,
     ServeLimits,
     SweepConfig,
     TrainConfig,
     TwinsConfig,
+    from_recipe,
 )
-from mai_app.errors import ImageError, MaiError, ModelNameError, SourceError
+from mai_app.errors import ImageError, MaiError, SourceError
 from mai_app.remote.costs import Machine
+from mai_app.remote.payload import SIMULATED, error_payload, extract_settings, unwrap
 
 GPUS = tuple(os.environ.get("MAI_GPU", "L4,A10,T4").split(","))  # the first that is free
 TRAINER = Machine(cores=8, gib=16, hours=24, containers=8, gpus=GPUS)
@@ -50,8 +54,6 @@ IDLE = 5 * 60  # seconds that a container of the hosted detector waits for the n
 
 VOLUME = PurePosixPath("/mai")  # data sets, prepared sets and runs, in folders of these names
 DATA, PREPARED, RUNS = VOLUME / "data", VOLUME / "prepared", VOLUME / "runs"
-PLACES = ("data", "runs", "prepared")  # fields of a configuration that the Volume has its own of
-DEMO = "simulated-demo"  # name of the simulated data set, also where a folder here has it
 LIVE_SECONDS = float(os.environ.get("MAI_LIVE_SECONDS", "30"))  # until new weights are noticed
 OPEN_PAGE = os.environ.get("MAI_OPEN_PAGE", "") == "1"
 
@@ -69,21 +71,21 @@ writable: dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount] = {VO
 readable: dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount] = {
     VOLUME: volume.with_mount_options(read_only=True)
 }
-carry_on = modal.Retries(initial_delay=0.0, max_retries=10)  # each attempt goes on from the last save
+resuming = modal.Retries(initial_delay=0.0, max_retries=10)  # each attempt goes on from the last save
 # For data sets that are not for everyone, and for mirrors; the six need neither.
 hub_settings = modal.Secret.from_dict({n: os.environ[n] for n in ("HF_TOKEN", "HF_ENDPOINT") if n in os.environ})
 
 
-@app.function(image=image, volumes=writable, **DECODER.asked())
+@app.function(image=image, volumes=writable, **DECODER.modal_kwargs())
 def make_demo_data(scenes: int, seed: int) -> None:
     """Make the simulated data set on the Volume, unless it is there."""
     from mai_app.demo.images import make_demo  # noqa: PLC0415
 
-    make_demo(Path(DATA / DEMO), scenes, seed)
+    make_demo(Path(DATA / SIMULATED), scenes, seed)
     volume.commit()
 
 
-@app.function(image=image, volumes=writable, retries=carry_on, single_use_containers=True, **DECODER.asked())
+@app.function(image=image, volumes=writable, retries=resuming, single_use_containers=True, **DECODER.modal_kwargs())
 def prepare_folder(data: str) -> dict[str, Any]:
     """Decode a folder of images on the Volume, where no GPU waits for it; returns the set's size."""
     from mai_app.data.prepare import prepare as prepare_here  # noqa: PLC0415
@@ -91,7 +93,7 @@ def prepare_folder(data: str) -> dict[str, Any]:
     try:
         prepared = prepare_here(_on_volume(data), Path(PREPARED), workers=4)
     except MaiError as error:
-        return refusal(error)
+        return error_payload(error)
     volume.commit()
     return {"images": len(prepared)}
 
@@ -100,9 +102,9 @@ def prepare_folder(data: str) -> dict[str, Any]:
     image=image,
     volumes=writable,
     secrets=[hub_settings],
-    retries=carry_on,
+    retries=resuming,
     single_use_containers=True,
-    **LEADER.asked(),
+    **LEADER.modal_kwargs(),
 )
 def prepare(settings: dict[str, Any]) -> dict[str, Any]:
     """Make a prepared set on the Volume, a container a remote file; returns its summary and what could not be had."""
@@ -122,12 +124,12 @@ def prepare(settings: dict[str, Any]) -> dict[str, Any]:
     try:
         made = prepare_sources(config, spread=spread)
     except MaiError as error:
-        return refusal(error)
+        return error_payload(error)
     volume.commit()
     return {"set": made.folder.name, "summary": summary(made), "missing": made.facts["missing"]}
 
 
-@app.function(image=image, volumes=writable, secrets=[hub_settings], retries=carry_on, **FETCHER.asked())
+@app.function(image=image, volumes=writable, secrets=[hub_settings], retries=resuming, **FETCHER.modal_kwargs())
 def prepare_unit(unit: Any, name: str, seed: int, retry_seconds: float) -> dict[str, Any] | None:
     """Fetch one remote file to this container's own disk and store its images; returns why not, or None."""
     from mai_app.config import Splitting  # noqa: PLC0415
@@ -144,7 +146,7 @@ def prepare_unit(unit: Any, name: str, seed: int, retry_seconds: float) -> dict[
     return None
 
 
-@app.function(image=image, volumes=writable, retries=carry_on, single_use_containers=True, **TRAINER.asked())
+@app.function(image=image, volumes=writable, retries=resuming, single_use_containers=True, **TRAINER.modal_kwargs())
 def train(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Train a run on the Volume's set of that name; returns the run's name and its last and best figures."""
     import torch  # noqa: PLC0415
@@ -157,13 +159,13 @@ def train(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     try:
         folder = train_here(config, on_save=volume.commit)
     except MaiError as error:
-        return refusal(error)
+        return error_payload(error)
     volume.commit()
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return {"run": folder.name, "last_epoch": last, "best_epoch": best_epoch(folder)}
 
 
-@app.function(image=image, volumes=writable, retries=carry_on, **LEADER.asked())
+@app.function(image=image, volumes=writable, retries=resuming, **LEADER.modal_kwargs())
 def run_sweep(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Train the settings by the seeds, a container each; returns the results."""
     from mai_app.training.sweep import Result, failed, finished  # noqa: PLC0415
@@ -172,7 +174,7 @@ def run_sweep(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     config = SweepConfig(data=Path(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
 
     def train_all(configs: list[TrainConfig]) -> Iterator[Result]:
-        calls = [(data, settings_of(one, *PLACES)) for one in configs]
+        calls = [(data, extract_settings(one)) for one in configs]
         answers = train.starmap(calls, return_exceptions=True)
         for one, figures in zip(configs, answers, strict=True):
             if isinstance(figures, Exception):
@@ -185,12 +187,12 @@ def run_sweep(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     try:
         results = sweep_here(config, train_all)
     except MaiError as error:
-        return refusal(error)
+        return error_payload(error)
     volume.commit()
     return {"results": [dataclasses.asdict(result) for result in results]}
 
 
-@app.function(image=image, volumes=writable, **EVALUATOR.asked())
+@app.function(image=image, volumes=writable, **EVALUATOR.modal_kwargs())
 def evaluate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Measure a run of the Volume on a data set of the Volume; returns the report."""
     from mai_app.evaluation.evaluate import evaluate as evaluate_here  # noqa: PLC0415
@@ -200,12 +202,12 @@ def evaluate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     try:
         report = evaluate_here(config)
     except MaiError as error:
-        return refusal(error)
+        return error_payload(error)
     volume.commit()
     return report
 
 
-@app.function(image=image, volumes=writable, **EVALUATOR.asked())
+@app.function(image=image, volumes=writable, **EVALUATOR.modal_kwargs())
 def calibrate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Fit a run's scores on a data set's val part; returns what it comes to, in words."""
     from mai_app.evaluation.calibrate import recalibrate, text_table  # noqa: PLC0415
@@ -215,12 +217,12 @@ def calibrate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     try:
         path, calibration = recalibrate(config)
     except MaiError as error:
-        return refusal(error)
+        return error_payload(error)
     volume.commit()
     return {"text": text_table(calibration), "run": path.parent.name}
 
 
-@app.function(image=image, volumes=writable, secrets=[hub_settings], retries=carry_on, **TRAINER.asked())
+@app.function(image=image, volumes=writable, secrets=[hub_settings], retries=resuming, **TRAINER.modal_kwargs())
 def twins(data: str, out: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Make a data set of the Volume with a synthetic twin of each authentic image; returns what was made, in words."""
     from mai_app.training.twins import make_twins, summary  # noqa: PLC0415
@@ -229,12 +231,12 @@ def twins(data: str, out: str, settings: dict[str, Any]) -> dict[str, Any]:
     try:
         made = make_twins(config)
     except MaiError as error:
-        return refusal(error)
+        return error_payload(error)
     volume.commit()
     return {"text": summary(made, dataclasses.replace(config, out=Path(out)))}
 
 
-@app.cls(image=image, volumes=readable, scaledown_window=IDLE, enable_memory_snapshot=True, **JUDGE.asked())
+@app.cls(image=image, volumes=readable, scaledown_window=IDLE, enable_memory_snapshot=True, **JUDGE.modal_kwargs())
 class Judge:
     """The hosted detector: one file a call; calls that come together are judged together."""
 
@@ -259,10 +261,10 @@ class Judge:
             rows = detector.predict(files, workers=4, evidence=True)
             return [dataclasses.asdict(row) | {"facts": facts} for row in rows]
         except MaiError as error:
-            return [refusal(error)] * len(files)
+            return [error_payload(error)] * len(files)
 
 
-@app.function(image=image, volumes=readable, scaledown_window=IDLE, **JUDGE.asked())
+@app.function(image=image, volumes=readable, scaledown_window=IDLE, **JUDGE.modal_kwargs())
 def draw_heatmap(name: str, data: bytes, model: str) -> dict[str, Any]:
     """Where in a file the score comes from, as {"png": bytes}."""
     from mai_app.inference.heatmap import heatmap_png  # noqa: PLC0415
@@ -270,10 +272,10 @@ def draw_heatmap(name: str, data: bytes, model: str) -> dict[str, Any]:
     try:
         return {"png": heatmap_png(_live(model).detector(), name, data)}
     except MaiError as error:
-        return refusal(error)
+        return error_payload(error)
 
 
-@app.function(image=image, volumes=readable, **LISTER.asked())
+@app.function(image=image, volumes=readable, **LISTER.modal_kwargs())
 def list_models() -> list[dict[str, Any]]:
     """The facts of the Volume's runs and of MAI's own models, the default first."""
     from mai_app.config import ServeConfig  # noqa: PLC0415
@@ -283,16 +285,16 @@ def list_models() -> list[dict[str, Any]]:
     try:
         return [dataclasses.asdict(facts) for facts in known_models(ServeConfig(runs=Path(RUNS)))]
     except MaiError as error:
-        return [refusal(error)]
+        return [error_payload(error)]
 
 
-@app.function(image=image, **WEB.asked())
+@app.function(image=image, **WEB.modal_kwargs())
 def predict(files: list[tuple[str, bytes] | ImageError], model: str = "") -> list[dict[str, Any]]:
     """Judge files, given as names and bytes, with a run of the Volume (default: the last, else MAI's own), in order."""
     return list(_judge(model).map(files))
 
 
-@app.function(image=image, scaledown_window=IDLE, **WEB.asked())
+@app.function(image=image, scaledown_window=IDLE, **WEB.modal_kwargs())
 @modal.concurrent(max_inputs=32)
 @modal.asgi_app(requires_proxy_auth=True)
 def api() -> Any:
@@ -302,7 +304,7 @@ def api() -> Any:
 
 if OPEN_PAGE:
 
-    @app.function(image=image, scaledown_window=IDLE, **WEB.asked())
+    @app.function(image=image, scaledown_window=IDLE, **WEB.modal_kwargs())
     @modal.concurrent(max_inputs=32)
     @modal.asgi_app()
     def page() -> Any:
@@ -310,7 +312,7 @@ if OPEN_PAGE:
         return _web(open_page=True)
 
 
-@app.cls(image=image, volumes=readable, retries=3, **SCANNER.asked())
+@app.cls(image=image, volumes=readable, retries=3, **SCANNER.modal_kwargs())
 class Scanner:
     """Judges the chunks of a scan."""
 
@@ -327,13 +329,13 @@ class Scanner:
         try:
             detector = self.live.detector()
         except MaiError as error:
-            return [refusal(error)]
+            return [error_payload(error)]
         items = [str(DATA / item) if isinstance(item, str) else item for item in chunk]
         rows = [dataclasses.asdict(row) for row in detector.predict(items, workers=4)]
         return [row | {"path": row["path"].removeprefix(f"{DATA}/")} for row in rows]
 
 
-@app.function(image=image, volumes=readable, **LEADER.asked())
+@app.function(image=image, volumes=readable, **LEADER.modal_kwargs())
 def list_images(path: str) -> Iterator[list[Any]]:
     """Names of the images in a folder or list below data/ on the Volume, a thousand at a time."""
     from itertools import islice  # noqa: PLC0415
@@ -346,7 +348,7 @@ def list_images(path: str) -> Iterator[list[Any]]:
         while part := list(islice(names, 1000)):
             yield part
     except MaiError as error:
-        yield [refusal(error)]
+        yield [error_payload(error)]
 
 
 def _judge(model: str) -> Any:
@@ -371,14 +373,14 @@ def _web(open_page: bool) -> Any:
 
     async def judge(files: Files, model: str) -> list[FileResult]:
         rows = await asyncio.gather(*map(_judge(chosen(model)).remote.aio, files))
-        return [(row, row.pop("facts")) for row in map(answer, rows)]
+        return [(row, row.pop("facts")) for row in map(unwrap, rows)]
 
     async def heatmap(name: str, data: bytes, model: str) -> bytes:
-        png: bytes = answer(await draw_heatmap.remote.aio(name, data, chosen(model)))["png"]
+        png: bytes = unwrap(await draw_heatmap.remote.aio(name, data, chosen(model)))["png"]
         return png
 
     async def models() -> list[dict[str, Any]]:
-        known = [answer(facts) for facts in await list_models.remote.aio()]
+        known = [unwrap(facts) for facts in await list_models.remote.aio()]
         return known[:1] if open_page else known
 
     # Of the machine's memory: a body may be there twice.
@@ -392,53 +394,43 @@ def _on_volume(name: str) -> Path:
     return Path(PREPARED / name) if is_prepared(Path(PREPARED / name)) else Path(DATA / name)
 
 
-def settings_of(config: Any, *not_there: str) -> dict[str, Any]:
-    """A configuration as a plain dict, without the fields that mean something on the caller's machine only."""
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in not_there}
+def run_command(config: Any) -> int:
+    """Do a command with --on modal or --on hosted, for mai_app.cli; returns the exit code."""
+    import modal_client  # noqa: PLC0415 - the caller's side, which no container has
 
-
-def refusal(error: MaiError) -> dict[str, Any]:
-    """What MAI refuses, as a value: raised, it would be tried again and come back as a stack of remote frames."""
-    return {"mai_error": str(error), "kind": type(error).__name__, "reason": getattr(error, "reason", "")}
-
-
-def answer(result: dict[str, Any]) -> dict[str, Any]:
-    """A remote function's result; raises MaiError for what was refused there, of the kinds that the API tells apart."""
-    if "mai_error" not in result:
-        return result
-    if result["kind"] == "ImageError":
-        raise ImageError(result["mai_error"].removesuffix(f": {result['reason']}"), result["reason"])
-    raise (ModelNameError if result["kind"] == "ModelNameError" else MaiError)(f"on Modal: {result['mai_error']}")
+    return modal_client.run_command(sys.modules[__name__], config)
 
 
 @app.local_entrypoint()
-def main(data: str = "", name: str = "", epochs: int = 0) -> None:
-    """Train: on simulated images if no data set is named."""
+def main(data: str = "", name: str = "", recipe: RecipeName = "traces", epochs: int = 0) -> None:
+    """Train by a recipe (traces, baseline); on simulated images, with the demo's settings, if no data set is named."""
     import modal_client  # noqa: PLC0415
 
-    defaults = TrainConfig if data else DemoConfig
-    config = TrainConfig(
-        data=Path(data or DEMO),
-        name=name,
-        epochs=epochs or defaults.epochs,
-        learning_rate=defaults.learning_rate,
-        degrade=bool(data),  # the simulated pairs are saved alike
-    )
-    sys.exit(modal_client.run_in_app(config))
+    if data:
+        settings = {"epochs": epochs} if epochs else {}
+        config = from_recipe(recipe, Path(data), name=name, **settings)
+    else:
+        demo = DemoConfig(epochs=epochs or DemoConfig.epochs)
+        config = from_recipe(
+            "baseline", Path(SIMULATED), name=name, epochs=demo.epochs, learning_rate=demo.learning_rate
+        )
+    sys.exit(modal_client.run_in_app(sys.modules[__name__], config))
 
 
 def scan_files(path: str, out: str = "scan.jsonl", model: str = "") -> None:
-    """Judge a folder, or a list of files, in many containers; carried on where it was stopped."""
-    import modal_client  # noqa: PLC0415
+    """Predict a folder, or a list of files, in many containers; the same command resumes where it was stopped."""
+    from mai_app import cli  # noqa: PLC0415
 
-    sys.exit(modal_client.scan_there(path, out, model))
+    sys.exit(cli.run(lambda: run_command(ScanConfig(path=path, out=Path(out), model=model, on="modal"))))
 
 
 def sweep_settings(data: str, vary: str = "", seeds: int = 2, name: str = "sweep", detach: bool = False) -> None:
     """Train a few settings by a few seeds; --vary "learning-rate=1e-3,3e-4; input=resize,crop"."""
-    import modal_client  # noqa: PLC0415
+    from mai_app import cli  # noqa: PLC0415
 
-    sys.exit(modal_client.sweep_there(data, vary, seeds, name, detach))
+    varied = tuple(part.strip() for part in vary.split(";") if part.strip())
+    config = SweepConfig(data=Path(data), vary=varied, seeds=seeds, name=name, on="modal", detach=detach)
+    sys.exit(cli.run(lambda: run_command(config)))
 
 
 # `modal run modal_app.py` takes the file's one entrypoint and refuses to choose between several. So scan and sweep are

@@ -1,18 +1,20 @@
-"""The caller's side of MAI on Modal: brings what is needed there, says what is hired, and shows what comes back."""
+"""The caller's side of MAI on Modal: uploads what is needed, says what it costs, calls, and shows the results.
+
+It gets the app as `remote`, the module modal_app, and so imports nothing of it.
+"""
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import IO, Any
 
 import modal
-from mai_app.inference.output import chosen_format, show_predictions, show_report, show_scan, show_sweep
 from modal.exception import AuthError, NotFoundError
 
-import modal_app
-from mai_app.cli import Config, parse, paths_to_judge, run
+from mai_app import cli
 from mai_app.config import (
     CalibrateConfig,
     DemoConfig,
@@ -29,51 +31,42 @@ from mai_app.core.log import say
 from mai_app.data.sources import SOURCES
 from mai_app.errors import ImageError, MaiError
 from mai_app.images.find import find_images
-from mai_app.inference.prediction import Prediction, prediction_of
+from mai_app.inference.prediction import Prediction, prediction_of, show_predictions
 from mai_app.inference.scan import list_files, read_item
 from mai_app.inference.scan import scan as scan_here
-from mai_app.remote.costs import hire
-from mai_app.training.sweep import Result, plan
-from modal_app import DEMO, PLACES, answer, settings_of, volume
+from mai_app.remote.costs import describe_cost
+from mai_app.remote.payload import SIMULATED, extract_settings, unwrap
+from mai_app.training import sweep as sweeps
 
 
-def run_there(config: Config, detach: bool = False, hosted: bool = False) -> int:
-    """What mai_app.cli.run_here does, on Modal; returns the exit code.
+def run_command(remote: ModuleType, config: Any) -> int:
+    """Do a command with --on modal in an app of its own, or with --on hosted in the deployed one; the exit code.
 
-    With `detach` what has been started there goes on when this process ends; with `hosted` predict uses the app that
-    is deployed, instead of one of its own. Raises MaiError for whatever goes wrong, here or there.
+    With --detach what has started there goes on when this process ends. Raises MaiError for whatever goes wrong.
     """
     results = sys.stdout
-    # Modal's own progress goes the other way, so that the output is the same as here.
-    with _said(), contextlib.redirect_stdout(sys.stderr), modal.enable_output():
-        if hosted:
-            if not isinstance(config, PredictConfig):
-                raise MaiError("the hosted app is for predict; --on modal runs this command in an app of its own")
-            return _predict(config, results, hosted_judge(config.model))
-        with modal_app.app.run(detach=detach):
-            return dispatch(config, results)
+    # Modal's own progress goes to standard error, so that the output is the same as on this machine.
+    with _errors_as_lines(), contextlib.redirect_stdout(sys.stderr), modal.enable_output():
+        if config.on == "hosted":
+            return _show_rows(remote, config, results, hosted_judge(config.model))
+        with remote.app.run(detach=getattr(config, "detach", False)):
+            return dispatch(remote, config, results)
 
 
-def run_in_app(config: Config) -> int:
-    """The same inside `modal run`, which has started the app."""
+def run_in_app(remote: ModuleType, config: Any) -> int:
+    """The same inside `modal run`, which has started the app; errors are printed, as `mai` does."""
 
-    def work(config: Config) -> int:
-        with _said():
-            return dispatch(config)
+    def work() -> int:
+        with _errors_as_lines():
+            return dispatch(remote, config)
 
-    return run(config, work)
-
-
-def scan_there(path: str, out: str, model: str) -> int:
-    """`modal run modal_app.py::scan`; returns the exit code."""
-    return run(ScanConfig(path=path, out=Path(out), model=model), run_there)
+    return cli.run(work)
 
 
-def sweep_there(data: str, vary: str, seeds: int, name: str, detach: bool) -> int:
-    """`modal run modal_app.py::sweep`; settings to vary are separated by semicolons; returns the exit code."""
-    words = [word for part in vary.split(";") if part.strip() for word in ("--vary", part.strip())]
-    config = parse(["sweep", "--data", data, *words, "--seeds", str(seeds), "--name", name])
-    return run(config, lambda config: run_there(config, detach))
+def dispatch(remote: ModuleType, config: Any, stream: IO[str] | None = None) -> int:
+    """Hand a command to the running app and print its results to `stream`; returns the exit code."""
+    work = getattr(sys.modules[__name__], cli.command_of(config).on_modal)
+    return int(work(remote, config, stream))
 
 
 def hosted_judge(model: str = "") -> Any:
@@ -82,160 +75,155 @@ def hosted_judge(model: str = "") -> Any:
     `hosted_judge().remote((name, data))` gives a row, `.map(pairs)` rows in order: fields of Prediction, and "facts" of
     the model, or "mai_error". Raises MaiError where nothing is deployed.
     """
-    with _said():
+    with _errors_as_lines():
         judge = modal.Cls.from_name("mai", "Judge")
         judge.hydrate()
         return judge(model=model).judge
 
 
-def dispatch(config: Config, stream: IO[str] | None = None) -> int:
-    """Hand a command to the running app and show what comes back; returns the exit code."""
-    work: dict[type, Callable[[Any, IO[str] | None], int]] = {
-        PrepareConfig: _prepare,
-        TwinsConfig: _twins,
-        TrainConfig: _train,
-        SweepConfig: _sweep,
-        CalibrateConfig: _calibrate,
-        EvaluateConfig: _evaluate,
-        PredictConfig: _predict_there,
-        ScanConfig: _scan,
-    }
-    if type(config) not in work:
-        words = "this command runs on the local machine only; `modal run modal_app.py` trains on simulated images"
-        raise MaiError(words)
-    return work[type(config)](config, stream)
-
-
-def _prepare(config: PrepareConfig, stream: IO[str] | None) -> int:
+def prepare(remote: ModuleType, config: PrepareConfig, stream: IO[str] | None) -> int:
+    """Make a prepared set on the Volume and print its summary; 1 if sources are missing."""
     # A row of the table goes before a folder of its name, as it does on this machine.
     rows = {name for source in SOURCES for name in (source.name, source.repository)}
     if config.list or any(Path(name).is_dir() for name in config.source if name not in rows):
         raise MaiError("--list and folders are for this machine; bring a folder there by training on it")
-    say(hire("prepare", modal_app.FETCHER))
-    result = answer(modal_app.prepare.remote(settings_of(config, "prepared")))
+    say(describe_cost("prepare", remote.FETCHER))
+    result = unwrap(remote.prepare.remote(extract_settings(config)))
     print(f"{result['summary']}\nNext: train --data {result['set']}, on Modal", file=stream)
     return 1 if result["missing"] else 0
 
 
-def _twins(config: TwinsConfig, stream: IO[str] | None) -> int:
-    say(hire("twins", modal_app.TRAINER, containers=1))
-    settings = settings_of(config, *PLACES, "out")
-    result = answer(modal_app.twins.remote(_data_on_volume(config.data), config.out.name, settings))
+def twins(remote: ModuleType, config: TwinsConfig, stream: IO[str] | None) -> int:
+    """Make a data set of twins on the Volume."""
+    say(describe_cost("twins", remote.TRAINER, containers=1))
+    settings = extract_settings(config)
+    result = unwrap(remote.twins.remote(_upload_data(remote, config.data), config.out.name, settings))
     print(f"{result['text']}, on Modal", file=stream)
     return 0
 
 
-def _train(config: TrainConfig, stream: IO[str] | None) -> int:
-    say(hire("train", modal_app.TRAINER, containers=1))
-    data = _prepared_on_volume(config.data)
+def train(remote: ModuleType, config: TrainConfig, stream: IO[str] | None) -> int:
+    """Train on a data set of the Volume, uploaded first if it is a folder here."""
+    say(describe_cost("train", remote.TRAINER, containers=1))
+    data = _upload_and_decode(remote, config.data)
     say("training starts; with --detach it goes on when this machine sleeps")
-    result = answer(modal_app.train.remote(data, settings_of(config, *PLACES)))
+    result = unwrap(remote.train.remote(data, extract_settings(config)))
     figures = result["last_epoch"]
     loss = f"val loss {figures['val_loss']:.4f}"
     print(f"done: run {result['run']} on the Volume, epoch {figures['epoch']}, {loss}", file=stream)
     return 0
 
 
-def _sweep(config: SweepConfig, stream: IO[str] | None) -> int:
-    say(hire("sweep", modal_app.TRAINER, containers=len(plan(config))))
-    result = answer(modal_app.run_sweep.remote(_prepared_on_volume(config.data), settings_of(config, *PLACES)))
-    return show_sweep([Result(**row) for row in result["results"]], config, stream)
+def sweep(remote: ModuleType, config: SweepConfig, stream: IO[str] | None) -> int:
+    """Train the runs of a sweep side by side and print their table."""
+    say(describe_cost("sweep", remote.TRAINER, containers=len(sweeps.plan(config))))
+    result = unwrap(remote.run_sweep.remote(_upload_and_decode(remote, config.data), extract_settings(config)))
+    results = [sweeps.Result(**row) for row in result["results"]]
+    print(sweeps.summary(results, config), file=stream)
+    return sweeps.exit_code(results)
 
 
-def _calibrate(config: CalibrateConfig, stream: IO[str] | None) -> int:
-    say(hire("calibrate", modal_app.EVALUATOR))
-    result = answer(modal_app.calibrate.remote(_data_on_volume(config.data), settings_of(config, *PLACES)))
+def calibrate(remote: ModuleType, config: CalibrateConfig, stream: IO[str] | None) -> int:
+    """Calibrate a run of the Volume."""
+    say(describe_cost("calibrate", remote.EVALUATOR))
+    result = unwrap(remote.calibrate.remote(_upload_data(remote, config.data), extract_settings(config)))
     print(f"{result['text']}\n\ncalibrated: run {result['run']} on the Volume", file=stream)
     return 0
 
 
-def _evaluate(config: EvaluateConfig, stream: IO[str] | None) -> int:
-    say(hire("evaluate", modal_app.EVALUATOR))
-    settings = settings_of(config, *PLACES, "out")
-    report = answer(modal_app.evaluate.remote(_data_on_volume(config.data), settings))
-    there = PurePosixPath(report["folder"]).relative_to(modal_app.VOLUME)
+def evaluate(remote: ModuleType, config: EvaluateConfig, stream: IO[str] | None) -> int:
+    """Evaluate a run of the Volume and download its report."""
+    say(describe_cost("evaluate", remote.EVALUATOR))
+    settings = extract_settings(config)
+    report = unwrap(remote.evaluate.remote(_upload_data(remote, config.data), settings))
+    there = PurePosixPath(report["folder"]).relative_to(remote.VOLUME)
     here = config.out or config.runs / there.relative_to("runs")
     for name in ("report.json", "report.html"):
-        write_bytes(here / name, b"".join(volume.read_file(str(there / name))))
-    show_report(report | {"folder": str(here)}, stream)
+        write_bytes(here / name, b"".join(remote.volume.read_file(str(there / name))))
+    from mai_app.evaluation.report import summary  # noqa: PLC0415 - imports matplotlib
+
+    print(summary(report | {"folder": str(here)}), file=stream)
     return 0
 
 
-def _predict_there(config: PredictConfig, stream: IO[str] | None) -> int:
-    return _predict(config, stream, modal_app.Judge(model=config.model).judge)  # type: ignore[call-arg]
+def predict(remote: ModuleType, config: PredictConfig, stream: IO[str] | None) -> int:
+    """Predict files of this machine in an app of its own."""
+    return _show_rows(remote, config, stream, remote.Judge(model=config.model).judge)
 
 
-def _predict(config: PredictConfig, stream: IO[str] | None, judge: Any) -> int:
+def _show_rows(remote: ModuleType, config: PredictConfig, stream: IO[str] | None, judge: Any) -> int:
     if config.heatmap is not None:
         raise MaiError("--heatmap runs on the local machine only; leave out --on")
-    say(hire("predict", modal_app.JUDGE))
+    say(describe_cost("predict", remote.JUDGE))
     # What can't be read here goes along as the error to report.
-    files = (f if isinstance(f, ImageError) else read_item(str(f)) for f in find_images(paths_to_judge(config)))
+    files = (f if isinstance(f, ImageError) else read_item(str(f)) for f in find_images(cli.paths_to_judge(config)))
 
     def rows() -> Iterator[Prediction]:
         for row in _mapped(judge, files):
             del row["facts"]
             yield prediction_of(row if config.evidence else row | {"evidence": None})
 
-    return show_predictions(rows(), chosen_format(config), stream)
+    return show_predictions(rows(), config.format, stream)
 
 
 def _mapped(function: Any, inputs: Iterator[Any], **how: Any) -> Iterator[Any]:
-    """Results of a remote map; at a refusal nothing more is sent, what is under way is waited for, and it is raised."""
-    refused: list[dict[str, Any]] = []
+    """Results of a remote map; after the first error nothing more is sent, and it is raised when the rest has come."""
+    errors: list[dict[str, Any]] = []
 
     def wanted(_input: Any) -> bool:
-        return not refused
+        return not errors
 
     # To leave the loop early would leave tasks of the client behind, which complain at the end.
     for result in function.map(takewhile(wanted, inputs), **how):
         rows = result if isinstance(result, list) else [result]
-        refused += [row for row in rows if isinstance(row, dict) and "mai_error" in row]
-        if not refused:
+        errors += [row for row in rows if isinstance(row, dict) and "mai_error" in row]
+        if not errors:
             yield result
-    if refused:
-        answer(refused[0])
+    if errors:
+        unwrap(errors[0])
 
 
-def _scan(config: ScanConfig, stream: IO[str] | None) -> int:
-    say(hire("scan", modal_app.SCANNER))
-    judge = modal_app.Scanner(model=config.model).judge  # type: ignore[call-arg]
+def scan(remote: ModuleType, config: ScanConfig, stream: IO[str] | None) -> int:
+    """Predict the files of a folder or list, here or on the Volume, in many containers."""
+    say(describe_cost("scan", remote.SCANNER))
+    judge = remote.Scanner(model=config.model).judge
 
     def judged(chunks: Iterator[Any]) -> Iterator[list[dict[str, Any]] | Exception]:
         yield from _mapped(judge, chunks, order_outputs=False, return_exceptions=True)
 
     is_here = Path(config.path).exists()
-    names = [] if is_here else [name for part in modal_app.list_images.remote_gen(config.path) for name in part]
-    for refused in [name for name in names if isinstance(name, dict)]:
-        answer(refused)
+    names = [] if is_here else [name for part in remote.list_images.remote_gen(config.path) for name in part]
+    for error in [name for name in names if isinstance(name, dict)]:
+        unwrap(error)
     counts = scan_here(config, judged, lambda: list_files(config.path) if is_here else names, read=is_here)
-    return show_scan(counts, config.out, stream)
+    print(counts.summary(config.out), file=stream)
+    return counts.exit_code
 
 
-def _prepared_on_volume(data: Path) -> str:
-    """Name of a data set on the Volume whose images are decoded: a GPU need not wait for that."""
-    say(hire("decoding", modal_app.DECODER))
-    name = _data_on_volume(data)
-    answer(modal_app.prepare_folder.remote(name))
+def _upload_and_decode(remote: ModuleType, data: Path) -> str:
+    """Bring a data set to the Volume and decode its images there, without a GPU; returns its name."""
+    say(describe_cost("decoding", remote.DECODER))
+    name = _upload_data(remote, data)
+    unwrap(remote.prepare_folder.remote(name))
     return name
 
 
-def _data_on_volume(data: Path) -> str:
-    """Name of a data set on the Volume: a folder that is here is brought there first."""
-    if str(data) == DEMO:
-        modal_app.make_demo_data.remote(DemoConfig.scenes, DemoConfig.seed)
+def _upload_data(remote: ModuleType, data: Path) -> str:
+    """Name of a data set on the Volume, after uploading it if it is a folder here."""
+    if str(data) == SIMULATED:
+        remote.make_demo_data.remote(DemoConfig.scenes, DemoConfig.seed)
     elif data.is_dir():
         name = data.resolve().name
-        say(f"bringing {data} to data/{name} on the Volume (what is there already is not sent again)")
-        with volume.batch_upload(force=True) as batch:
+        say(f"uploading {data} to data/{name} on the Volume (unchanged files are not sent again)")
+        with remote.volume.batch_upload(force=True) as batch:
             batch.put_directory(data, str(PurePosixPath("/data") / name))
         return name
     return str(data)
 
 
 @contextlib.contextmanager
-def _said() -> Iterator[None]:
-    """Whatever goes wrong on the way or over there becomes one line."""
+def _errors_as_lines() -> Iterator[None]:
+    """Raise whatever goes wrong, here or on Modal, as a MaiError, which prints as one line."""
     try:
         yield
     except MaiError:

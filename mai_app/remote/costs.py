@@ -34,19 +34,19 @@ def per_second(gpu: str, cores: float, gib: float) -> float | None:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a function on Modal runs on: what is asked for there, and what people are told."""
+    """Hardware and limits of a function on Modal."""
 
     cores: float
     gib: int
     hours: float
     """Time limit of an attempt."""
     containers: int = 1
-    """So many at a time at most."""
+    """Maximum number of containers at a time."""
     gpus: tuple[str, ...] = ()
-    """The first of these that is free; none: no GPU."""
+    """The first of these that is available is used; empty: no GPU."""
 
-    def asked(self) -> dict[str, Any]:
-        """The same as arguments of Modal's decorators."""
+    def modal_kwargs(self) -> dict[str, Any]:
+        """The keyword arguments of Modal's decorators that ask for this machine."""
         return {
             "cpu": float(self.cores),
             "memory": self.gib * 1024,
@@ -56,8 +56,8 @@ class Machine:
         }
 
 
-def hire(what: str, machine: Machine, containers: int | None = None) -> str:
-    """One line: the machine, how many at most (default: as many as it allows), the time limit, the price of an hour."""
+def describe_cost(what: str, machine: Machine, containers: int | None = None) -> str:
+    """One line for the user: machine, maximum number of containers, time limit, and list price of an hour."""
     choices = machine.gpus or ("",)
     size = f"{' or '.join(machine.gpus) or 'no GPU'}, {machine.cores:g} cores, {machine.gib} GiB"
     prices = [p * 3600 for gpu in choices if (p := per_second(gpu, machine.cores, machine.gib)) is not None]
