@@ -57,11 +57,15 @@ DATA, PREPARED, RUNS = VOLUME / "data", VOLUME / "prepared", VOLUME / "runs"
 LIVE_SECONDS = float(os.environ.get("MAI_LIVE_SECONDS", "30"))  # until new weights are noticed
 OPEN_PAGE = os.environ.get("MAI_OPEN_PAGE", "") == "1"
 
+HERE = Path(__file__).parent
+# Beside this file in a checkout, in the package where a wheel was installed.
+LOCK = next((p for p in (HERE / "requirements.lock", HERE / "mai_app/remote/requirements.lock") if p.is_file()), HERE)
+
 app = modal.App("mai")
 volume = modal.Volume.from_name("mai", create_if_missing=True, version=2)
 image = (
     modal.Image.debian_slim(python_version="3.11")
-    .pip_install_from_requirements(str(Path(__file__).with_name("requirements.lock")))
+    .pip_install_from_requirements(str(LOCK))
     .env({name: os.environ[name] for name in ("MAI_LIVE_SECONDS", "MAI_OPEN_PAGE") if name in os.environ})
     .env({"MAI_PROGRESS_SECONDS": "20"})  # no terminal there: a line now and then instead of a bar
     # Everything of the package but what Python leaves behind: the page is no Python file.
