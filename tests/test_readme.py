@@ -163,3 +163,17 @@ def test_another_output_would_be_seen() -> None:
     for other in ("0.362 unsure x.jpg", "0.262 authentic x.jpg"):
         with pytest.raises(AssertionError):
             assert_as_shown(other, "0.262 unsure x.jpg")
+
+
+def test_every_file_that_the_pages_name_exists() -> None:
+    seen = 0
+    for page in PAGES:
+        for name in re.findall(r"(?<![\w/.-])((?:mai_app|tests|benchmarks|docs)/[\w/]+\.(?:py|md))", page.read_text()):
+            assert (ROOT / name).is_file(), (page, name)
+            seen += 1
+        # Of decisions: paths below mai_app.
+        wings = [path.parent.name for path in (ROOT / "mai_app").glob("*/__init__.py")]
+        for name in re.findall(rf"(?<![\w/])((?:{'|'.join(wings)})/\w+\.py)", page.read_text()):
+            assert (ROOT / "mai_app" / name).is_file(), (page, name)
+            seen += 1
+    assert seen >= 40
