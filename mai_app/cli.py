@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import inspect
 import itertools
 import json
 import os
@@ -120,7 +121,7 @@ def parse(arguments: Sequence[str]) -> Config:
         tyro.cli(
             command.config,
             prog=f"mai {name}",
-            description=command.config.__doc__,
+            description=inspect.cleandoc(command.config.__doc__ or ""),
             args=_rename_old_flags(command, words),
             default=default,
         ),
