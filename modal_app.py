@@ -112,38 +112,38 @@ def prepare_folder(data: str) -> dict[str, Any]:
 )
 def prepare(settings: dict[str, Any]) -> dict[str, Any]:
     """Make a prepared set on the Volume, a container a remote file; returns its summary and what could not be had."""
-    from mai_app.data.plan import Unit  # noqa: PLC0415
+    from mai_app.data.plan import Shard  # noqa: PLC0415
     from mai_app.data.prepare import prepare_sources  # noqa: PLC0415
-    from mai_app.data.summary import summary  # noqa: PLC0415
+    from mai_app.data.prepared import describe_prepared  # noqa: PLC0415
 
     config = PrepareConfig(prepared=Path(PREPARED), **settings)
 
-    def spread(units: list[Unit]) -> Iterator[tuple[Unit, SourceError | None]]:
-        volume.commit()  # for the units to see: the plan, and the names of images to leave out
-        calls = [(unit, config.name, config.seed, config.retry_seconds) for unit in units]
-        for unit, failure in zip(units, prepare_unit.starmap(calls), strict=True):
-            yield unit, SourceError(failure["reason"], failure["whole"]) if failure else None
+    def run_elsewhere(shards: list[Shard]) -> Iterator[tuple[Shard, SourceError | None]]:
+        volume.commit()  # for the other containers to see: the plan, and the names of images to leave out
+        calls = [(shard, config.name, config.seed, config.retry_seconds) for shard in shards]
+        for shard, failure in zip(shards, prepare_unit.starmap(calls), strict=True):
+            yield shard, SourceError(failure["reason"], failure["whole"]) if failure else None
         volume.reload()
 
     try:
-        made = prepare_sources(config, spread=spread)
+        made = prepare_sources(config, run_elsewhere=run_elsewhere)
     except MaiError as error:
         return error_payload(error)
     volume.commit()
-    return {"set": made.folder.name, "summary": summary(made), "missing": made.facts["missing"]}
+    return {"set": made.folder.name, "summary": describe_prepared(made), "missing": made.facts["missing"]}
 
 
 @app.function(image=image, volumes=writable, secrets=[hub_settings], retries=resuming, **FETCHER.modal_kwargs())
 def prepare_unit(unit: Any, name: str, seed: int, retry_seconds: float) -> dict[str, Any] | None:
     """Fetch one remote file to this container's own disk and store its images; returns why not, or None."""
     from mai_app.config import Splitting  # noqa: PLC0415
-    from mai_app.data.hub import Patience  # noqa: PLC0415
-    from mai_app.data.prepare import prepare_unit as prepare_unit_here  # noqa: PLC0415
+    from mai_app.data.prepare import prepare_shard  # noqa: PLC0415
+    from mai_app.data.sources import RetryPolicy  # noqa: PLC0415
 
     volume.reload()
     own_disk = Path(tempfile.gettempdir())
     try:
-        prepare_unit_here(unit, Path(PREPARED / name), own_disk, Splitting(seed=seed), Patience(retry_seconds))
+        prepare_shard(unit, Path(PREPARED / name), own_disk, Splitting(seed=seed), RetryPolicy(retry_seconds))
     except SourceError as error:
         return {"reason": str(error), "whole": error.whole}
     volume.commit()

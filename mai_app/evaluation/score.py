@@ -73,7 +73,7 @@ def open_images(data: Path, split: str, prepared: Path) -> Images:
     if split != "all" and ("" in splits or ("val" not in splits and split != "test")):
         say(f"the folders do not say which images are {split} images: the prepared set's seeded draw does")
         made = prepare(data, prepared)
-        refused = {row["file"] for row in made.refused()}
+        refused = {row["file"] for row in made.rejected()}
         # What could not be decoded has no split; it is named among the refused of any.
         records = [replace(record, split=split) for record in records if record.file in refused]
         records += _of_manifest(made, range(len(made)))
