@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that takes `path`'s place when the block ends well, and vanishes when it does not."""
+    """Open a temporary file for writing that replaces `path` atomically, or is deleted if the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process number keeps two writers apart; a killed one's leftover is overwritten or ignored.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
