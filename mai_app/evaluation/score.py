@@ -105,7 +105,7 @@ def score(detector: Detector, images: Images, split: str, workers: int, path: Pa
         return row | {"part": "judged", "doubts": doubts}, inputs
 
     header = {"split": split, "tiers": {tier: list(settings) for tier, settings in TIER_SETTINGS.items()}}
-    return judge(detector, images, list(dict.fromkeys(wanted)), look, workers, path, header, "judging")
+    return score_records(detector, images, list(dict.fromkeys(wanted)), look, workers, path, header, "scoring")
 
 
 def seen_by(detector: Detector, versions: dict[str, DecodedImage]) -> tuple[dict[str, str | None], list[Pixels]]:
@@ -114,7 +114,7 @@ def seen_by(detector: Detector, versions: dict[str, DecodedImage]) -> tuple[dict
     return doubts, [to_inputs(version.pixels, detector.info.preprocessing) for version in versions.values()]
 
 
-def judge(
+def score_records(
     detector: Detector,
     images: Images,
     wanted: list[Record],
