@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from mai_app.config import CLASSES, NEAR_DUPLICATE_BITS, PREPARED_WINDOW, SPLITTING, PrepareConfig
-from mai_app.core.files import write_text
+from mai_app.core.files import describe_changes, write_text
 from mai_app.data.layout import Record, listing_hash, scan
 from mai_app.data.shards import MAX_IMAGE_BYTES, VERSION
 from mai_app.data.sources import SOURCES, RemoteFile, RetryPolicy, Source
@@ -297,8 +297,7 @@ def _same_as_planned(folder: Path, what: str, before: Any, now: Any) -> None:
     if before == now:
         return
     if isinstance(before, dict) and isinstance(now, dict):
-        keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        changes = "; ".join(f"{key} {before.get(key)} → {now.get(key)}" for key in keys)
+        changes = describe_changes(before, {key: now.get(key) for key in sorted(before.keys() | now.keys())})
     else:
         changes = f"{before} → {now}"
     raise DataError(f"{folder}: was planned with another {what} ({changes}); choose another --name")

@@ -2,18 +2,18 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from mai_app.config import TIERS, CardConfig, TrainConfig
+from mai_app.config import TIERS, CardConfig
 from mai_app.core.display import show_name, show_percent
 from mai_app.core.files import write_text
 from mai_app.errors import CheckpointError, DataError
 from mai_app.evaluation.model_card_figures import Report, data_name, escaped, figures, table
 from mai_app.evaluation.model_card_text import HEAD, LIMITS, NETWORKS, USE, WHAT
 from mai_app.models.checkpoint import Checkpoint, load_checkpoint
+from mai_app.models.description import training_flags
 from mai_app.models.registry import find_checkpoint, name_of
 
 KEYS: Final = {
@@ -189,15 +189,3 @@ def _commands(checkpoint: Checkpoint, report: Report, others: Sequence[Report]) 
         f"With MAI {escaped(info.mai_version)} and the images whose fingerprint stands above. The seed fixes every "
         f"draw; on another processor the weights come out a little different, and with them version and figures."
     )
-
-
-def training_flags(training: Mapping[str, Any]) -> list[str]:
-    """The flags of `mai train` for the settings that a checkpoint names, as far as this MAI knows them."""
-    words = []
-    for item in fields(TrainConfig):
-        value, flag = training.get(item.name), item.name.replace("_", "-")
-        if isinstance(value, bool):
-            words += [] if value == item.default else [f"--{flag}" if value else f"--no-{flag}"]
-        elif value not in (None, ""):
-            words += [f"--{flag}", str(value)]
-    return words

@@ -1,4 +1,4 @@
-"""From a data set to one with pairs: where its images and their twins lie, and what ties the two together."""
+"""Data sets with pairs: the paths of images and their twins, and the manifest that pairs them."""
 
 import csv
 import io
@@ -23,10 +23,10 @@ FOLDER: Final = "twins"
 
 
 def link_images(data: Path, out: Path, prepared: PreparedSet, stopped: Callable[[], bool]) -> dict[int, str]:
-    """Link all images of the data set into the new one, and return their files by row; without links, copy them.
+    """Link all images of the data set into the new one, or copy them where links fail; returns their files by row.
 
-    A data set without split folders gets them, so that its test part stays what it was, and free of twins. Raises
-    KeyboardInterrupt when `stopped` says so.
+    A data set without split folders gets them, so that its test part stays as it was, without twins. Raises
+    KeyboardInterrupt when `stopped` returns True.
     """
     divided = any(prepared.table["given_split"].to_pylist())
     files = {}
@@ -35,22 +35,22 @@ def link_images(data: Path, out: Path, prepared: PreparedSet, stopped: Callable[
         if not divided and not prepared.splits[row]:
             continue  # the same picture has both labels
         files[row] = file if divided else f"{prepared.splits[row]}/{file}"
-        place = out / files[row]
+        path = out / files[row]
         if stopped():
             raise KeyboardInterrupt
-        if place.exists():
+        if path.exists():
             continue
-        place.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         original = (data / file).resolve()
         try:
-            os.link(original, place)
+            os.link(original, path)
         except OSError:  # another disk, or one without links
-            write_bytes(place, read_file(original))
+            write_bytes(path, read_file(original))
     return files
 
 
 def counterpart(file: str) -> str:
-    """The twin's file: in a folder `twins` of the synthetic class's folder, where the original is in the other's."""
+    """The path of an original's twin: the same below the synthetic class's folder, in a folder `twins`."""
     authentic = [name for name, label in CLASS_NAMES.items() if label == 0]
     synthetic = [name for name, label in CLASS_NAMES.items() if label == 1]
     parts = PurePosixPath(file).parts
@@ -59,36 +59,35 @@ def counterpart(file: str) -> str:
 
 
 class Unpaired:
-    """The images that no tie binds to a twin: one that looked like theirs would have them left out, test ones too."""
+    """The images that have no twin: a twin that looked like one of them would exclude it, even from test."""
 
     def __init__(self, prepared: PreparedSet, rows: list[int]) -> None:
         groups = np.asarray(prepared.table["group"].to_pylist())
         paired = np.isin(groups, groups[rows])
         columns = prepared.table.select(["sha256", "phash"]).to_pydict()
-        self.sha256 = {name for name, tied in zip(columns["sha256"], paired, strict=True) if not tied}
+        self.sha256 = {name for name, in_pair in zip(columns["sha256"], paired, strict=True) if not in_pair}
         hashes = np.array([int(text, 16) for text in columns["phash"]], dtype=np.uint64)
         self.hashes = np.unique(hashes[~paired & (hashes != 0)])
 
     def has(self, pixels: Pixels) -> bool:
-        """Whether one of them is the same picture as these pixels, as preparing a data set sees it."""
+        """Whether one of them is a duplicate of pixels (height, width, 3) uint8, by the rules of `mai prepare`."""
         seen = np.uint64(perceptual_hash(resize(pixels, IMAGE_SIZE)))
         near = bool(seen) and bool((np.bitwise_count(self.hashes ^ seen) <= NEAR_DUPLICATE_BITS).any())
         return near or pixel_hash(pixels) in self.sha256
 
 
 def write_manifest(out: Path, prepared: PreparedSet, files: dict[int, str], twins: dict[str, tuple[str, str]]) -> None:
-    """The new data set's manifest.csv, with a pair for each group of duplicates that has a twin.
+    """Write the new data set's manifest.csv, with a pair for each group of duplicates that has a twin.
 
-    `files` are the originals by row, `twins` each twin's file and generator by its original's file.
-
-    The whole group, and not only the two: what looks like an original and has no tie would have all of them left out.
+    `files` are the originals' paths by row, `twins` each twin's path and generator by its original's path. A pair holds
+    the whole group: a duplicate of an original outside its pair would exclude them all.
     """
     columns = prepared.table.select(["source", "generator", "kind", "tie", "group"]).to_pydict()
-    tied = {columns["group"][row] for row, file in files.items() if file in twins}
+    paired = {columns["group"][row] for row, file in files.items() if file in twins}
     rows = []
     for row, file in files.items():
-        source, generator, kind, tie, group = (column[row] for column in columns.values())
-        pair = group if group in tied else tie.removeprefix(PAIR)
+        source, generator, kind, group_key, group = (column[row] for column in columns.values())
+        pair = group if group in paired else group_key.removeprefix(PAIR)
         rows.append((file, source, generator, kind, pair))
         if file in twins:
             twin, generator = twins[file]

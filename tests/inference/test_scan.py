@@ -234,7 +234,7 @@ def test_files_travel_with_their_bytes_and_chunks_stay_small(tmp_path: Path) -> 
     assert [names_of(chunk) for chunk in made] == [files[:2], files[2:3], files[4:], [missing, "closed"]]
     assert all(isinstance(item, tuple) and item[1] for chunk in made[:3] for item in chunk)
     assert [str(item) for item in made[3]] == [f"{missing}: no such file", "closed: can't be listed"]
-    assert [len(chunk) for chunk in chunks(map(str, range(9)), (), read=False, most=4)] == [4, 4, 1]
+    assert [len(chunk) for chunk in chunks(map(str, range(9)), (), read=False, max_files=4)] == [4, 4, 1]
 
 
 def test_folders_images_and_lists_name_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
