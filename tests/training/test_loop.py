@@ -57,7 +57,10 @@ def metrics(run: Path) -> list[dict[str, float]]:
 def test_it_learns_and_says_how_well(trained_run: Path) -> None:
     rows = metrics(trained_run)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
-    assert rows[-1]["val_auroc"] > 0.9
+    # Rounding decides which of so few epochs is the best. With 1 and 2 threads, and with and without vector
+    # instructions, the highest AUROC was 0.99 and the least loss 0.663 to 0.668; untrained, they are 0.36 to 0.5 and 0.693.
+    assert max(row["val_auroc"] for row in rows) > 0.9
+    assert min(row["val_loss"] for row in rows) < 0.68
     checkpoint = load_checkpoint(trained_run / "best.safetensors")
     best = min(rows, key=lambda row: row["val_loss"])
     assert checkpoint.info.val_loss == best["val_loss"]
