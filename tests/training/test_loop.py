@@ -58,7 +58,7 @@ def test_it_learns_and_says_how_well(trained_run: Path) -> None:
     rows = metrics(trained_run)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     # Rounding decides which of so few epochs is the best. With 1 and 2 threads, and with and without vector
-    # instructions, the highest AUROC was 0.99 and the least loss 0.663 to 0.668; untrained, they are 0.36 to 0.5 and 0.693.
+    # instructions, the highest AUROC was 0.99 and the least loss 0.663 to 0.668; untrained, 0.36 to 0.5 and 0.693.
     assert max(row["val_auroc"] for row in rows) > 0.9
     assert min(row["val_loss"] for row in rows) < 0.68
     checkpoint = load_checkpoint(trained_run / "best.safetensors")

@@ -8,7 +8,7 @@ from statistics import fmean
 import pytest
 
 from mai_app.cli import main
-from mai_app.config import SweepConfig, TrainConfig, from_recipe
+from mai_app.config import RecipeName, SweepConfig, TrainConfig, from_recipe
 from mai_app.errors import RunError
 from mai_app.training.sweep import (
     Result,
@@ -90,7 +90,8 @@ def test_the_plan_is_the_product_of_the_settings_and_seeds(tmp_path: Path) -> No
 def test_a_recipe_is_varied_with_its_settings_and_another_setting_wins_over_it(tmp_path: Path) -> None:
     runs = plan(config(tmp_path, "recipe=traces,baseline", "epochs=7", seeds=1))
     assert [run.name for run in runs] == ["s-recipe-traces-epochs-7-seed0", "s-recipe-baseline-epochs-7-seed0"]
-    for run, recipe in zip(runs, ("traces", "baseline"), strict=True):
+    recipes: tuple[RecipeName, ...] = ("traces", "baseline")
+    for run, recipe in zip(runs, recipes, strict=True):
         assert run == from_recipe(recipe, tmp_path / "photos", name=run.name, epochs=7, seed=0, runs=tmp_path / "runs")
     assert [run.model for run in runs] == ["traces", "baseline"]
     assert runs[1].optimizer == "rmsprop"  # a setting of the recipe that --vary does not name
