@@ -109,10 +109,11 @@ def _figures(detector: Detector, judged: list[Row], train: list[Row]) -> dict[st
             "tpr": lambda s, y: metrics.rate_above(s[y == 1], calibration.threshold),
             "fpr": lambda s, y: metrics.rate_above(s[y == 0], calibration.threshold),
             "tpr_at_5_fpr": lambda s, y: metrics.tpr_at_fpr(s, y, FPR_CEILING),
-            "ece": metrics.expected_calibration_error,
         }
+        ece = metrics.expected_calibration_error(scores, labels)
         tiers[tier] = {
             **{name: metrics.plain(metrics.bootstrap(figure, scores, labels)) for name, figure in figures.items()},
+            "ece": metrics.plain(metrics.Interval(ece, float("nan"), float("nan"))),
             "unsure": float((~given).mean()),
             "doubted": float(np.mean([row["doubts"][tier] is not None for row in judged])),
             "verdicts": int(given.sum()),

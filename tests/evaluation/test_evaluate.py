@@ -74,7 +74,11 @@ def test_every_figure_lies_in_its_interval(report_folder: Path) -> None:
     report = json.loads((report_folder / "report.json").read_text())
     seen = 0
     for figures in report["tiers"].values():
-        intervals = [value for value in figures.values() if isinstance(value, dict)]
+        named = {name: value for name, value in figures.items() if isinstance(value, dict)}
+        alone = {name for name, value in named.items() if value["low"] is None and value["high"] is None}
+        assert alone == {"ece"}
+        assert 0 <= named["ece"]["value"] <= 1
+        intervals = [value for name, value in named.items() if name not in alone]
         intervals += [group["called_synthetic"] for group in figures["groups"]]
         for interval in intervals:
             assert 0 <= interval["low"] <= interval["high"] <= 1
@@ -98,6 +102,8 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(report_folder: Path) 
             opened.append(f"/{tag}")
 
     Parser().feed(page)
+    ece = json.loads((report_folder / "report.json").read_text())["tiers"]["clean"]["ece"]["value"]
+    assert f"<td>{ece:.3f}</td>" in page  # without an interval
     assert opened.count("svg") == 3
     assert opened.count("table") == opened.count("/table") >= 3
     assert "url(http" not in page

@@ -26,8 +26,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(data: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
-    words = ["train", "--data", str(data), "--name", "r", "--batch-size", "16", "--learning-rate", "3e-4"]
-    words += ["--device", "cpu", "--save-minutes", "0", *more]
+    """Start `mai train` with the settings of `small`, but for the precision, in a process of its own."""
+    words = ["train", "--data", str(data), "--recipe", "baseline", "--degrade", "--name", "r", "--batch-size", "16"]
+    words += ["--learning-rate", "3e-4", "--device", "cpu", "--save-minutes", "0", *more]
     return subprocess.Popen(
         [sys.executable, "-m", "mai_app", *words],
         cwd=folder,
@@ -55,7 +56,10 @@ def metrics(run: Path) -> list[dict[str, float]]:
 def test_it_learns_and_says_how_well(trained_run: Path) -> None:
     rows = metrics(trained_run)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
-    assert rows[-1]["val_auroc"] > 0.9
+    # Rounding decides which of so few epochs is the best. With 1 and 2 threads, and with and without vector
+    # instructions, the highest AUROC was 0.99 and the least loss 0.663 to 0.668; untrained, 0.36 to 0.5 and 0.693.
+    assert max(row["val_auroc"] for row in rows) > 0.9
+    assert min(row["val_loss"] for row in rows) < 0.68
     checkpoint = load_checkpoint(trained_run / "best.safetensors")
     best = min(rows, key=lambda row: row["val_loss"])
     assert checkpoint.info.val_loss == best["val_loss"]
@@ -189,9 +193,8 @@ def test_a_damaged_state_is_said_so(plain: TrainConfig, tmp_path: Path) -> None:
         ({"epochs": 0}, "at least 1"),
         ({"device": "tpu9"}, "--device tpu9"),
         ({"ema": 1.0}, "--ema 1.0"),
-        ({"crop_size": 96}, "can vary it"),
+        ({"crop_size": 96, "input": "crop"}, "--crop-size 96: the baseline takes 200; --recipe baseline"),
         ({"crop_size": 16, "input": "crop", "model": "traces"}, "must be from 32"),
-        ({"longest": 512}, "is for --input crop"),
         ({"longest": 64, "input": "crop"}, "must be 0 or 512"),
     ],
 )
@@ -200,6 +203,14 @@ def test_settings_that_can_not_work_are_refused(
 ) -> None:
     with pytest.raises(RunError, match=message):
         train(replace(small(data_set, tmp_path), **change))  # type: ignore[arg-type]
+
+
+def test_resize_takes_no_crop_size_and_no_longest_side(plain: TrainConfig, tmp_path: Path) -> None:
+    config = copied(plain, tmp_path)
+    written = json.loads((folder_of(config) / "config.json").read_text())
+    train(replace(config, crop_size=96, longest=512))  # the same settings: it neither raises nor trains
+    assert json.loads((folder_of(config) / "config.json").read_text()) == written
+    assert (written["crop_size"], written["longest"]) == (200, 0)
 
 
 def test_a_part_without_one_class_is_refused(tmp_path: Path) -> None:
