@@ -1,18 +1,20 @@
-"""The caller's side of MAI on Modal: brings what is needed there, says what is hired, and shows what comes back."""
+"""The caller's side of MAI on Modal: uploads data, states the costs, calls remote functions and shows the results.
+
+modal_app.py hands itself over as `app`: it imports this module, so this module must not import it.
+"""
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from types import ModuleType
+from typing import IO, Any, cast
 
 import modal
-from mai_app.inference.output import chosen_format, show_predictions, show_report, show_scan, show_sweep
 from modal.exception import AuthError, NotFoundError
 
-import modal_app
-from mai_app.cli import Config, parse, paths_to_judge, run
+from mai_app.cli import command_of, parse, paths_to_judge
 from mai_app.config import (
     CalibrateConfig,
     DemoConfig,
@@ -23,219 +25,216 @@ from mai_app.config import (
     SweepConfig,
     TrainConfig,
     TwinsConfig,
+    from_recipe,
 )
 from mai_app.core.files import write_bytes
 from mai_app.core.log import say
 from mai_app.data.sources import SOURCES
 from mai_app.errors import ImageError, MaiError
 from mai_app.images.find import find_images
-from mai_app.inference.prediction import Prediction, prediction_of
+from mai_app.inference.prediction import Prediction, prediction_of, show_predictions
 from mai_app.inference.scan import list_files, read_item
 from mai_app.inference.scan import scan as scan_here
-from mai_app.remote.costs import hire
-from mai_app.training.sweep import Result, plan
-from modal_app import DEMO, PLACES, answer, settings_of, volume
+from mai_app.remote.costs import describe_cost
+from mai_app.remote.payload import DEMO, Payload, extract_settings, unwrap
+from mai_app.training.sweep import Result, exit_code, plan, summary
+
+Output = IO[str] | None
+"""Where a command's results are written; None: standard output."""
 
 
-def run_there(config: Config, detach: bool = False, hosted: bool = False) -> int:
-    """What mai_app.cli.run_here does, on Modal; returns the exit code.
+def run_command(config: Any, app: ModuleType) -> int:
+    """Run a command on Modal; `config.on` is "modal", or "hosted" for the deployed app. Returns the exit code.
 
-    With `detach` what has been started there goes on when this process ends; with `hosted` predict uses the app that
-    is deployed, instead of one of its own. Raises MaiError for whatever goes wrong, here or there.
+    With `config.detach` work that has started there goes on when this process ends. Raises MaiError for everything
+    that goes wrong, here or there.
     """
     results = sys.stdout
-    # Modal's own progress goes the other way, so that the output is the same as here.
-    with _said(), contextlib.redirect_stdout(sys.stderr), modal.enable_output():
-        if hosted:
-            if not isinstance(config, PredictConfig):
-                raise MaiError("the hosted app is for predict; --on modal runs this command in an app of its own")
-            return _predict(config, results, hosted_judge(config.model))
-        with modal_app.app.run(detach=detach):
-            return dispatch(config, results)
-
-
-def run_in_app(config: Config) -> int:
-    """The same inside `modal run`, which has started the app."""
-
-    def work(config: Config) -> int:
-        with _said():
-            return dispatch(config)
-
-    return run(config, work)
-
-
-def scan_there(path: str, out: str, model: str) -> int:
-    """`modal run modal_app.py::scan`; returns the exit code."""
-    return run(ScanConfig(path=path, out=Path(out), model=model), run_there)
-
-
-def sweep_there(data: str, vary: str, seeds: int, name: str, detach: bool) -> int:
-    """`modal run modal_app.py::sweep`; settings to vary are separated by semicolons; returns the exit code."""
-    words = [word for part in vary.split(";") if part.strip() for word in ("--vary", part.strip())]
-    config = parse(["sweep", "--data", data, *words, "--seeds", str(seeds), "--name", name])
-    return run(config, lambda config: run_there(config, detach))
+    # Modal shows its progress on standard error, so that standard output is the same as on this machine.
+    with raise_as_mai_error(), contextlib.redirect_stdout(sys.stderr), modal.enable_output():
+        if config.on == "hosted":
+            return _show_predictions(config, results, hosted_judge(config.model), app)
+        command: Callable[[Any, ModuleType, Output], int] = globals()[command_of(config).on_modal]
+        with app.app.run(detach=getattr(config, "detach", False)):
+            return command(config, app, results)
 
 
 def hosted_judge(model: str = "") -> Any:
-    """The judge of the deployed app, for a run of its Volume (default: the one trained last, else MAI's own).
+    """The remote function of the deployed app that scores files with a run of its Volume.
 
-    `hosted_judge().remote((name, data))` gives a row, `.map(pairs)` rows in order: fields of Prediction, and "facts" of
-    the model, or "mai_error". Raises MaiError where nothing is deployed.
+    `model`: name of the run; default: the run trained last, else MAI's own model. `hosted_judge().remote((name, data))`
+    returns a row, `.map(pairs)` rows in order: the fields of Prediction, and "facts" of the model; or "mai_error".
+    Raises MaiError if nothing is deployed.
     """
-    with _said():
+    with raise_as_mai_error():
         judge = modal.Cls.from_name("mai", "Judge")
         judge.hydrate()
         return judge(model=model).judge
 
 
-def dispatch(config: Config, stream: IO[str] | None = None) -> int:
-    """Hand a command to the running app and show what comes back; returns the exit code."""
-    work: dict[type, Callable[[Any, IO[str] | None], int]] = {
-        PrepareConfig: _prepare,
-        TwinsConfig: _twins,
-        TrainConfig: _train,
-        SweepConfig: _sweep,
-        CalibrateConfig: _calibrate,
-        EvaluateConfig: _evaluate,
-        PredictConfig: _predict_there,
-        ScanConfig: _scan,
-    }
-    if type(config) not in work:
-        words = "this command runs on the local machine only; `modal run modal_app.py` trains on simulated images"
-        raise MaiError(words)
-    return work[type(config)](config, stream)
-
-
-def _prepare(config: PrepareConfig, stream: IO[str] | None) -> int:
-    # A row of the table goes before a folder of its name, as it does on this machine.
+def prepare(config: PrepareConfig, app: ModuleType, output: Output) -> int:
+    """Make a prepared set on the Volume; exit code 1 if a source is missing."""
+    # A row of the table takes precedence over a folder of its name, as on this machine.
     rows = {name for source in SOURCES for name in (source.name, source.repository)}
     if config.list or any(Path(name).is_dir() for name in config.source if name not in rows):
         raise MaiError("--list and folders are for this machine; bring a folder there by training on it")
-    say(hire("prepare", modal_app.FETCHER))
-    result = answer(modal_app.prepare.remote(settings_of(config, "prepared")))
-    print(f"{result['summary']}\nNext: train --data {result['set']}, on Modal", file=stream)
+    say(describe_cost("prepare", app.FETCHER))
+    result = unwrap(app.prepare.remote(extract_settings(config)))
+    print(f"{result['summary']}\nNext: mai train --data {result['set']} --on modal", file=output)
     return 1 if result["missing"] else 0
 
 
-def _twins(config: TwinsConfig, stream: IO[str] | None) -> int:
-    say(hire("twins", modal_app.TRAINER, containers=1))
-    settings = settings_of(config, *PLACES, "out")
-    result = answer(modal_app.twins.remote(_data_on_volume(config.data), config.out.name, settings))
-    print(f"{result['text']}, on Modal", file=stream)
+def twins(config: TwinsConfig, app: ModuleType, output: Output) -> int:
+    """Make a data set with synthetic twins on the Volume, under the name of the folder --out."""
+    say(describe_cost("twins", app.TRAINER, containers=1))
+    data = upload_data(config.data, app)
+    result = unwrap(app.twins.remote(data, config.out.name, extract_settings(config, "out")))
+    print(f"{result['text']}, on Modal", file=output)
     return 0
 
 
-def _train(config: TrainConfig, stream: IO[str] | None) -> int:
-    say(hire("train", modal_app.TRAINER, containers=1))
-    data = _prepared_on_volume(config.data)
+def train(config: TrainConfig, app: ModuleType, output: Output) -> int:
+    """Train a run on the Volume."""
+    return show_training(app.train.remote(*prepare_training(config, app)), output)
+
+
+def training_config(data: str, recipe: str, name: str, epochs: int) -> TrainConfig:
+    """What `modal run modal_app.py` trains: a recipe on a data set, or the demo's settings on simulated images."""
+    if not data:
+        settings = {"epochs": epochs or DemoConfig.epochs, "learning_rate": DemoConfig.learning_rate, "name": name}
+        return from_recipe("baseline", Path(DEMO), **settings)
+    words = [f"--data={data}", f"--recipe={recipe}", f"--name={name}"]
+    return cast("TrainConfig", parse(["train", *words, *([f"--epochs={epochs}"] if epochs else [])]))
+
+
+def prepare_training(config: TrainConfig, app: ModuleType) -> tuple[str, dict[str, Any]]:
+    """Bring a training's data to the Volume and decode it; returns the arguments of the remote train function."""
+    say(describe_cost("train", app.TRAINER, containers=1))
+    data = _upload_decoded(config.data, app)
     say("training starts; with --detach it goes on when this machine sleeps")
-    result = answer(modal_app.train.remote(data, settings_of(config, *PLACES)))
-    figures = result["last_epoch"]
-    loss = f"val loss {figures['val_loss']:.4f}"
-    print(f"done: run {result['run']} on the Volume, epoch {figures['epoch']}, {loss}", file=stream)
+    return data, extract_settings(config)
+
+
+def show_training(result: Payload, output: Output = None) -> int:
+    """Show what the remote train function returned."""
+    result = unwrap(result)
+    last = result["last_epoch"]
+    print(
+        f"done: run {result['run']} on the Volume, epoch {last['epoch']}, val loss {last['val_loss']:.4f}", file=output
+    )
     return 0
 
 
-def _sweep(config: SweepConfig, stream: IO[str] | None) -> int:
-    say(hire("sweep", modal_app.TRAINER, containers=len(plan(config))))
-    result = answer(modal_app.run_sweep.remote(_prepared_on_volume(config.data), settings_of(config, *PLACES)))
-    return show_sweep([Result(**row) for row in result["results"]], config, stream)
+def sweep(config: SweepConfig, app: ModuleType, output: Output) -> int:
+    """Train several settings by several seeds on the Volume, and show the table."""
+    say(describe_cost("sweep", app.TRAINER, containers=len(plan(config))))
+    result = unwrap(app.run_sweep.remote(_upload_decoded(config.data, app), extract_settings(config)))
+    results = [Result(**row) for row in result["results"]]
+    print(summary(results, config), file=output)
+    return exit_code(results)
 
 
-def _calibrate(config: CalibrateConfig, stream: IO[str] | None) -> int:
-    say(hire("calibrate", modal_app.EVALUATOR))
-    result = answer(modal_app.calibrate.remote(_data_on_volume(config.data), settings_of(config, *PLACES)))
-    print(f"{result['text']}\n\ncalibrated: run {result['run']} on the Volume", file=stream)
+def calibrate(config: CalibrateConfig, app: ModuleType, output: Output) -> int:
+    """Calibrate a run of the Volume."""
+    say(describe_cost("calibrate", app.EVALUATOR))
+    result = unwrap(app.calibrate.remote(upload_data(config.data, app), extract_settings(config)))
+    print(f"{result['text']}\n\ncalibrated: run {result['run']} on the Volume", file=output)
     return 0
 
 
-def _evaluate(config: EvaluateConfig, stream: IO[str] | None) -> int:
-    say(hire("evaluate", modal_app.EVALUATOR))
-    settings = settings_of(config, *PLACES, "out")
-    report = answer(modal_app.evaluate.remote(_data_on_volume(config.data), settings))
-    there = PurePosixPath(report["folder"]).relative_to(modal_app.VOLUME)
+def evaluate(config: EvaluateConfig, app: ModuleType, output: Output) -> int:
+    """Evaluate a run of the Volume, and download the report to --out, or else to the run's folder below --runs."""
+    say(describe_cost("evaluate", app.EVALUATOR))
+    result = unwrap(app.evaluate.remote(upload_data(config.data, app), extract_settings(config, "out")))
+    there = PurePosixPath(result["folder"])
     here = config.out or config.runs / there.relative_to("runs")
     for name in ("report.json", "report.html"):
-        write_bytes(here / name, b"".join(volume.read_file(str(there / name))))
-    show_report(report | {"folder": str(here)}, stream)
+        write_bytes(here / name, b"".join(app.volume.read_file(str(there / name))))
+    print(f"{result['text']}\n\npage: {here / 'report.html'}", file=output)
     return 0
 
 
-def _predict_there(config: PredictConfig, stream: IO[str] | None) -> int:
-    return _predict(config, stream, modal_app.Judge(model=config.model).judge)  # type: ignore[call-arg]
+def predict(config: PredictConfig, app: ModuleType, output: Output) -> int:
+    """Score files of this machine with a run of the Volume."""
+    return _show_predictions(config, output, app.Judge(model=config.model).judge, app)
 
 
-def _predict(config: PredictConfig, stream: IO[str] | None, judge: Any) -> int:
+def _show_predictions(config: PredictConfig, output: Output, judge: Any, app: ModuleType) -> int:
     if config.heatmap is not None:
         raise MaiError("--heatmap runs on the local machine only; leave out --on")
-    say(hire("predict", modal_app.JUDGE))
-    # What can't be read here goes along as the error to report.
+    say(describe_cost("predict", app.JUDGE))
+    # An ImageError goes along too: it becomes the row that reports it.
     files = (f if isinstance(f, ImageError) else read_item(str(f)) for f in find_images(paths_to_judge(config)))
 
     def rows() -> Iterator[Prediction]:
-        for row in _mapped(judge, files):
+        for row in _map_remote(judge, files):
             del row["facts"]
             yield prediction_of(row if config.evidence else row | {"evidence": None})
 
-    return show_predictions(rows(), chosen_format(config), stream)
+    return show_predictions(rows(), config.format, output)
 
 
-def _mapped(function: Any, inputs: Iterator[Any], **how: Any) -> Iterator[Any]:
-    """Results of a remote map; at a refusal nothing more is sent, what is under way is waited for, and it is raised."""
-    refused: list[dict[str, Any]] = []
-
-    def wanted(_input: Any) -> bool:
-        return not refused
-
-    # To leave the loop early would leave tasks of the client behind, which complain at the end.
-    for result in function.map(takewhile(wanted, inputs), **how):
-        rows = result if isinstance(result, list) else [result]
-        refused += [row for row in rows if isinstance(row, dict) and "mai_error" in row]
-        if not refused:
-            yield result
-    if refused:
-        answer(refused[0])
-
-
-def _scan(config: ScanConfig, stream: IO[str] | None) -> int:
-    say(hire("scan", modal_app.SCANNER))
-    judge = modal_app.Scanner(model=config.model).judge  # type: ignore[call-arg]
+def scan(config: ScanConfig, app: ModuleType, output: Output) -> int:
+    """Score thousands of files, of this machine or of the Volume, into a file of rows here."""
+    say(describe_cost("scan", app.SCANNER))
+    judge = app.Scanner(model=config.model).judge
 
     def judged(chunks: Iterator[Any]) -> Iterator[list[dict[str, Any]] | Exception]:
-        yield from _mapped(judge, chunks, order_outputs=False, return_exceptions=True)
+        yield from _map_remote(judge, chunks, order_outputs=False, return_exceptions=True)
 
     is_here = Path(config.path).exists()
-    names = [] if is_here else [name for part in modal_app.list_images.remote_gen(config.path) for name in part]
-    for refused in [name for name in names if isinstance(name, dict)]:
-        answer(refused)
+    names = [] if is_here else [name for part in app.list_images.remote_gen(config.path) for name in part]
+    for error in [name for name in names if isinstance(name, dict)]:
+        unwrap(error)
     counts = scan_here(config, judged, lambda: list_files(config.path) if is_here else names, read=is_here)
-    return show_scan(counts, config.out, stream)
+    print(counts.summary(config.out), file=output)
+    return counts.exit_code
 
 
-def _prepared_on_volume(data: Path) -> str:
-    """Name of a data set on the Volume whose images are decoded: a GPU need not wait for that."""
-    say(hire("decoding", modal_app.DECODER))
-    name = _data_on_volume(data)
-    answer(modal_app.prepare_folder.remote(name))
-    return name
+def upload_data(data: Path, app: ModuleType) -> str:
+    """Return the name of a data set on the Volume, after uploading a folder that is on this machine.
 
-
-def _data_on_volume(data: Path) -> str:
-    """Name of a data set on the Volume: a folder that is here is brought there first."""
+    The name of the simulated data set means that one: it is made there.
+    """
     if str(data) == DEMO:
-        modal_app.make_demo_data.remote(DemoConfig.scenes, DemoConfig.seed)
+        app.make_demo_data.remote(DEMO, DemoConfig.scenes, DemoConfig.seed)
     elif data.is_dir():
         name = data.resolve().name
-        say(f"bringing {data} to data/{name} on the Volume (what is there already is not sent again)")
-        with volume.batch_upload(force=True) as batch:
+        say(f"uploading {data} to data/{name} on the Volume (files that are there already are not sent again)")
+        with app.volume.batch_upload(force=True) as batch:
             batch.put_directory(data, str(PurePosixPath("/data") / name))
         return name
     return str(data)
 
 
+def _upload_decoded(data: Path, app: ModuleType) -> str:
+    """The same with the images decoded there, so that no GPU waits for it."""
+    say(describe_cost("decoding", app.DECODER))
+    name = upload_data(data, app)
+    unwrap(app.prepare_folder.remote(name))
+    return name
+
+
+def _map_remote(function: Any, inputs: Iterator[Any], **options: Any) -> Iterator[Any]:
+    """Map a remote function over inputs. At a result with an error, send no more, drain what was sent, and raise it."""
+    errors: list[Payload] = []
+
+    def send_more(_input: Any) -> bool:
+        return not errors
+
+    # Leaving the loop early would leave tasks of the client behind, which complain when the process ends.
+    for result in function.map(takewhile(send_more, inputs), **options):
+        rows = result if isinstance(result, list) else [result]
+        errors += [row for row in rows if isinstance(row, dict) and "mai_error" in row]
+        if not errors:
+            yield result
+    if errors:
+        unwrap(errors[0])
+
+
 @contextlib.contextmanager
-def _said() -> Iterator[None]:
-    """Whatever goes wrong on the way or over there becomes one line."""
+def raise_as_mai_error() -> Iterator[None]:
+    """Raise what goes wrong on Modal as a MaiError, whose message is one line."""
     try:
         yield
     except MaiError:
@@ -247,5 +246,5 @@ def _said() -> Iterator[None]:
     except (OSError, EOFError):
         raise
     except Exception as error:
-        # Its own log, with the place in the code, has been shown above.
+        # The remote log, with the location in the code, has been shown above.
         raise MaiError(f"on Modal: {type(error).__name__}: {error}") from None
