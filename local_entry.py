@@ -1,4 +1,4 @@
-"""MAI on this machine, with no Modal; or, with --on modal, the same command line there: the `mai` command as a file.
+"""The `mai` command as a file: on this machine without Modal, or with --on modal the same command line there.
 
 python local_entry.py train --data photos
 python local_entry.py evaluate --data photos

@@ -1,15 +1,14 @@
-"""MAI on Modal: what runs there, on which machines. mai_app does the work, modal_client.py the caller's side.
+"""MAI on Modal: image, Volume, machines and remote functions. mai_app does the work; modal_client.py is the caller.
 
-modal run modal_app.py                           train on simulated images, made on the Volume
+modal run modal_app.py                           train the demo's settings on simulated images, made on the Volume
 modal run modal_app.py --data photos             train on the folder photos/ here, or else on data/photos of the Volume
-modal run modal_app.py::scan --path photos       judge a folder, here or on the Volume, in many containers
-modal run modal_app.py::sweep --data photos …    train a few settings by a few seeds side by side
+modal run modal_app.py::scan --path photos       score a folder, here or on the Volume, in many containers
+modal run modal_app.py::sweep --data photos …    train several settings by several seeds in parallel
 modal deploy modal_app.py                        host all of it, with an HTTP API behind proxy auth
 MAI_GPU=H100 modal run …                         on another GPU; H100:2 trains on two of them
 MAI_OPEN_PAGE=1 modal deploy modal_app.py        and a page that is open to everyone
 """
 
-import asyncio
 import dataclasses
 import functools
 import json
@@ -22,44 +21,34 @@ from typing import Any
 
 import modal
 
-from mai_app.config import (
-    CalibrateConfig,
-    DemoConfig,
-    EvaluateConfig,
-    PrepareConfig,
-    RecipeName,
-    ScanConfig,
-    ServeLimits,
-    SweepConfig,
-    TrainConfig,
-    TwinsConfig,
-    from_recipe,
-)
+import mai_app
+from mai_app import cli
+from mai_app.config import CalibrateConfig, EvaluateConfig, PrepareConfig, SweepConfig, TrainConfig, TwinsConfig
 from mai_app.errors import ImageError, MaiError, SourceError
 from mai_app.remote.costs import Machine
-from mai_app.remote.payload import SIMULATED, error_payload, extract_settings, unwrap
+from mai_app.remote.payload import DATA, PREPARED, RUNS, VOLUME, Payload, error_payload, extract_settings, return_errors
+
+MINUTES = 60  # seconds
+HOURS = 60 * MINUTES
 
 GPUS = tuple(os.environ.get("MAI_GPU", "L4,A10,T4").split(","))  # the first that is free
-TRAINER = Machine(cores=8, gib=16, hours=24, containers=8, gpus=GPUS)
-EVALUATOR = Machine(cores=8, gib=16, hours=4, gpus=GPUS)
-DECODER = Machine(cores=4, gib=4, hours=24)
-FETCHER = Machine(cores=2, gib=4, hours=6, containers=10)
-LEADER = Machine(cores=1, gib=2, hours=24)  # hands out the work of others
-# No GPU: beside decoding, so small a network costs little, and a container without one starts sooner.
-JUDGE = Machine(cores=4, gib=4, hours=1 / 6, containers=10)
-SCANNER = Machine(cores=4, gib=4, hours=1 / 2, containers=20)
-LISTER = Machine(cores=1 / 2, gib=2, hours=1 / 6, containers=2)
-WEB = Machine(cores=1 / 2, gib=1, hours=1 / 2, containers=4)
-IDLE = 5 * 60  # seconds that a container of the hosted detector waits for the next call
+TRAINER = Machine(cores=8, gib=16, timeout=24 * HOURS, containers=8, gpus=GPUS)
+EVALUATOR = Machine(cores=8, gib=16, timeout=4 * HOURS, gpus=GPUS)
+DECODER = Machine(cores=4, gib=4, timeout=24 * HOURS)
+FETCHER = Machine(cores=2, gib=4, timeout=6 * HOURS, containers=10)
+LEADER = Machine(cores=1, gib=2, timeout=24 * HOURS)  # hands out the work of others
+# No GPU: decoding takes longer than so small a network, and a container without one starts sooner.
+JUDGE = Machine(cores=4, gib=4, timeout=10 * MINUTES, containers=10)
+SCANNER = Machine(cores=4, gib=4, timeout=30 * MINUTES, containers=20)
+LISTER = Machine(cores=1 / 2, gib=2, timeout=10 * MINUTES, containers=2)
+WEB = Machine(cores=1 / 2, gib=1, timeout=30 * MINUTES, containers=4)
+IDLE = 5 * MINUTES  # that a container of the hosted detector waits for the next call
 
-VOLUME = PurePosixPath("/mai")  # data sets, prepared sets and runs, in folders of these names
-DATA, PREPARED, RUNS = VOLUME / "data", VOLUME / "prepared", VOLUME / "runs"
-LIVE_SECONDS = float(os.environ.get("MAI_LIVE_SECONDS", "30"))  # until new weights are noticed
+RELOAD_SECONDS = float(os.environ.get("MAI_LIVE_SECONDS", "30"))  # between two checks for new weights
 OPEN_PAGE = os.environ.get("MAI_OPEN_PAGE", "") == "1"
-
-HERE = Path(__file__).parent
-# Beside this file in a checkout, in the package where a wheel was installed.
-LOCK = next((p for p in (HERE / "requirements.lock", HERE / "mai_app/remote/requirements.lock") if p.is_file()), HERE)
+# Beside this file in a checkout, inside the package where MAI was installed from a wheel.
+_beside = Path(__file__).with_name("requirements.lock")
+LOCK = _beside if _beside.exists() else Path(mai_app.__file__).with_name("requirements.lock")
 
 app = modal.App("mai")
 volume = modal.Volume.from_name("mai", create_if_missing=True, version=2)
@@ -67,78 +56,68 @@ image = (
     modal.Image.debian_slim(python_version="3.11")
     .pip_install_from_requirements(str(LOCK))
     .env({name: os.environ[name] for name in ("MAI_LIVE_SECONDS", "MAI_OPEN_PAGE") if name in os.environ})
-    .env({"MAI_PROGRESS_SECONDS": "20"})  # no terminal there: a line now and then instead of a bar
-    # Everything of the package but what Python leaves behind: the page is no Python file.
+    .env({"MAI_PROGRESS_SECONDS": "20"})  # logs have no terminal: print a line now and then instead of a bar
+    # All files of the package but bytecode: by default the page, the weights and others that end not in .py stay out.
     .add_local_python_source("mai_app", ignore=["**/__pycache__/**"])
 )
-writable: dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount] = {VOLUME: volume}
-readable: dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount] = {
-    VOLUME: volume.with_mount_options(read_only=True)
-}
-resuming = modal.Retries(initial_delay=0.0, max_retries=10)  # each attempt goes on from the last save
-# For data sets that are not for everyone, and for mirrors; the six need neither.
-hub_settings = modal.Secret.from_dict({n: os.environ[n] for n in ("HF_TOKEN", "HF_ENDPOINT") if n in os.environ})
+Mounts = dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount]
+writable: Mounts = {VOLUME: volume}
+readable: Mounts = {VOLUME: volume.with_mount_options(read_only=True)}
+retries = modal.Retries(initial_delay=0.0, max_retries=10)  # each attempt carries on from the last save
+# For private data sets and for mirrors of the Hub; the sources in MAI's own table need neither.
+hub = [modal.Secret.from_dict({name: os.environ[name] for name in ("HF_TOKEN", "HF_ENDPOINT") if name in os.environ})]
 
 
 @app.function(image=image, volumes=writable, **DECODER.modal_kwargs())
-def make_demo_data(scenes: int, seed: int) -> None:
+def make_demo_data(name: str, scenes: int, seed: int) -> None:
     """Make the simulated data set on the Volume, unless it is there."""
-    from mai_app.demo.images import make_demo  # noqa: PLC0415
+    from mai_app.demo.images import make_demo
 
-    make_demo(Path(DATA / SIMULATED), scenes, seed)
+    make_demo(Path(DATA / name), scenes, seed)
     volume.commit()
 
 
-@app.function(image=image, volumes=writable, retries=resuming, single_use_containers=True, **DECODER.modal_kwargs())
-def prepare_folder(data: str) -> dict[str, Any]:
-    """Decode a folder of images on the Volume, where no GPU waits for it; returns the set's size."""
-    from mai_app.data.prepare import prepare as prepare_here  # noqa: PLC0415
+@app.function(image=image, volumes=writable, retries=retries, single_use_containers=True, **DECODER.modal_kwargs())
+@return_errors
+def prepare_folder(data: str) -> Payload:
+    """Decode a folder of images on the Volume without paying for a GPU meanwhile; returns the number of images."""
+    from mai_app.data.prepare import prepare as prepare_here
 
-    try:
-        prepared = prepare_here(_on_volume(data), Path(PREPARED), workers=4)
-    except MaiError as error:
-        return error_payload(error)
+    prepared = prepare_here(_find_data(data), Path(PREPARED), workers=4)
     volume.commit()
     return {"images": len(prepared)}
 
 
 @app.function(
-    image=image,
-    volumes=writable,
-    secrets=[hub_settings],
-    retries=resuming,
-    single_use_containers=True,
-    **LEADER.modal_kwargs(),
+    image=image, volumes=writable, secrets=hub, retries=retries, single_use_containers=True, **LEADER.modal_kwargs()
 )
-def prepare(settings: dict[str, Any]) -> dict[str, Any]:
-    """Make a prepared set on the Volume, a container a remote file; returns its summary and what could not be had."""
-    from mai_app.data.plan import Shard  # noqa: PLC0415
-    from mai_app.data.prepare import prepare_sources  # noqa: PLC0415
-    from mai_app.data.prepared import describe_prepared  # noqa: PLC0415
+@return_errors
+def prepare(settings: dict[str, Any]) -> Payload:
+    """Make a prepared set on the Volume, one container per remote file; returns its summary and what is missing."""
+    from mai_app.data.plan import Shard
+    from mai_app.data.prepare import prepare_sources
+    from mai_app.data.prepared import describe_prepared
 
     config = PrepareConfig(prepared=Path(PREPARED), **settings)
 
     def run_elsewhere(shards: list[Shard]) -> Iterator[tuple[Shard, SourceError | None]]:
-        volume.commit()  # for the other containers to see: the plan, and the names of images to leave out
+        volume.commit()  # the other containers read the plan, and the names of images to leave out
         calls = [(shard, config.name, config.seed, config.retry_seconds) for shard in shards]
         for shard, failure in zip(shards, prepare_unit.starmap(calls), strict=True):
             yield shard, SourceError(failure["reason"], failure["whole"]) if failure else None
         volume.reload()
 
-    try:
-        made = prepare_sources(config, run_elsewhere=run_elsewhere)
-    except MaiError as error:
-        return error_payload(error)
+    made = prepare_sources(config, run_elsewhere=run_elsewhere)
     volume.commit()
     return {"set": made.folder.name, "summary": describe_prepared(made), "missing": made.facts["missing"]}
 
 
-@app.function(image=image, volumes=writable, secrets=[hub_settings], retries=resuming, **FETCHER.modal_kwargs())
+@app.function(image=image, volumes=writable, secrets=hub, retries=retries, **FETCHER.modal_kwargs())
 def prepare_unit(unit: Any, name: str, seed: int, retry_seconds: float) -> dict[str, Any] | None:
-    """Fetch one remote file to this container's own disk and store its images; returns why not, or None."""
-    from mai_app.config import Splitting  # noqa: PLC0415
-    from mai_app.data.prepare import prepare_shard  # noqa: PLC0415
-    from mai_app.data.sources import RetryPolicy  # noqa: PLC0415
+    """Download one remote file to the container's disk and store its images; returns why it failed, or None."""
+    from mai_app.config import Splitting
+    from mai_app.data.prepare import prepare_shard
+    from mai_app.data.sources import RetryPolicy
 
     volume.reload()
     own_disk = Path(tempfile.gettempdir())
@@ -150,115 +129,105 @@ def prepare_unit(unit: Any, name: str, seed: int, retry_seconds: float) -> dict[
     return None
 
 
-@app.function(image=image, volumes=writable, retries=resuming, single_use_containers=True, **TRAINER.modal_kwargs())
-def train(data: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Train a run on the Volume's set of that name; returns the run's name and its last and best figures."""
-    import torch  # noqa: PLC0415
+@app.function(image=image, volumes=writable, retries=retries, single_use_containers=True, **TRAINER.modal_kwargs())
+@return_errors
+def train(data: str, settings: dict[str, Any]) -> Payload:
+    """Train a run on the Volume's set of that name; returns the run's name and its last and best epoch."""
+    import torch
 
-    from mai_app.training.loop import train as train_here  # noqa: PLC0415
-    from mai_app.training.sweep import best_epoch  # noqa: PLC0415
+    from mai_app.training.loop import train as train_here
+    from mai_app.training.sweep import best_epoch
 
     settings = settings | {"processes": max(torch.cuda.device_count(), settings["processes"])}
-    config = TrainConfig(data=_on_volume(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
-    try:
-        folder = train_here(config, on_save=volume.commit)
-    except MaiError as error:
-        return error_payload(error)
+    config = TrainConfig(data=_find_data(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
+    folder = train_here(config, on_save=volume.commit)
     volume.commit()
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return {"run": folder.name, "last_epoch": last, "best_epoch": best_epoch(folder)}
 
 
-@app.function(image=image, volumes=writable, retries=resuming, **LEADER.modal_kwargs())
-def run_sweep(data: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Train the settings by the seeds, a container each; returns the results."""
-    from mai_app.training.sweep import Result, failed, finished  # noqa: PLC0415
-    from mai_app.training.sweep import sweep as sweep_here  # noqa: PLC0415
+@app.function(image=image, volumes=writable, retries=retries, **LEADER.modal_kwargs())
+@return_errors
+def run_sweep(data: str, settings: dict[str, Any]) -> Payload:
+    """Train every combination of the settings with every seed, one container per run; returns the results."""
+    from mai_app.training.sweep import Result, failed, finished
+    from mai_app.training.sweep import sweep as sweep_here
 
     config = SweepConfig(data=Path(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
 
-    def train_all(configs: list[TrainConfig]) -> Iterator[Result]:
-        calls = [(data, extract_settings(one)) for one in configs]
-        answers = train.starmap(calls, return_exceptions=True)
-        for one, figures in zip(configs, answers, strict=True):
-            if isinstance(figures, Exception):
-                yield failed(one, f"{type(figures).__name__}: {figures}")
-            elif "mai_error" in figures:
-                yield failed(one, figures["mai_error"])
+    def train_all(runs: list[TrainConfig]) -> Iterator[Result]:
+        calls = [(data, extract_settings(run)) for run in runs]
+        for run, result in zip(runs, train.starmap(calls, return_exceptions=True), strict=True):
+            if isinstance(result, Exception):
+                yield failed(run, f"{type(result).__name__}: {result}")
+            elif "mai_error" in result:
+                yield failed(run, result["mai_error"])
             else:
-                yield finished(one, figures["best_epoch"])
+                yield finished(run, result["best_epoch"])
 
-    try:
-        results = sweep_here(config, train_all)
-    except MaiError as error:
-        return error_payload(error)
+    results = sweep_here(config, train_all)
     volume.commit()
     return {"results": [dataclasses.asdict(result) for result in results]}
 
 
 @app.function(image=image, volumes=writable, **EVALUATOR.modal_kwargs())
-def evaluate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Measure a run of the Volume on a data set of the Volume; returns the report."""
-    from mai_app.evaluation.evaluate import evaluate as evaluate_here  # noqa: PLC0415
+@return_errors
+def evaluate(data: str, settings: dict[str, Any]) -> Payload:
+    """Evaluate a run on a data set of the Volume; returns the tables as text, and the report's folder there."""
+    from mai_app.evaluation.evaluate import evaluate as evaluate_here
+    from mai_app.evaluation.report import text_tables
 
     volume.reload()
-    config = EvaluateConfig(data=_on_volume(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
-    try:
-        report = evaluate_here(config)
-    except MaiError as error:
-        return error_payload(error)
+    config = EvaluateConfig(data=_find_data(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
+    report = evaluate_here(config)
     volume.commit()
-    return report
+    return {"text": text_tables(report), "folder": report["folder"].removeprefix(f"{VOLUME}/")}
 
 
 @app.function(image=image, volumes=writable, **EVALUATOR.modal_kwargs())
-def calibrate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Fit a run's scores on a data set's val part; returns what it comes to, in words."""
-    from mai_app.evaluation.calibrate import recalibrate, text_table  # noqa: PLC0415
+@return_errors
+def calibrate(data: str, settings: dict[str, Any]) -> Payload:
+    """Calibrate a run's scores on a data set's val part; returns a table of the result as text, and the run's name."""
+    from mai_app.evaluation.calibrate import recalibrate, text_table
 
     volume.reload()
-    config = CalibrateConfig(data=_on_volume(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
-    try:
-        path, calibration = recalibrate(config)
-    except MaiError as error:
-        return error_payload(error)
+    config = CalibrateConfig(data=_find_data(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
+    path, calibration = recalibrate(config)
     volume.commit()
     return {"text": text_table(calibration), "run": path.parent.name}
 
 
-@app.function(image=image, volumes=writable, secrets=[hub_settings], retries=resuming, **TRAINER.modal_kwargs())
-def twins(data: str, out: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Make a data set of the Volume with a synthetic twin of each authentic image; returns what was made, in words."""
-    from mai_app.training.twins import make_twins, summary  # noqa: PLC0415
+@app.function(image=image, volumes=writable, secrets=hub, retries=retries, **TRAINER.modal_kwargs())
+@return_errors
+def twins(data: str, out: str, settings: dict[str, Any]) -> Payload:
+    """Make a data set of the Volume with a synthetic twin of each authentic image; returns its summary as text."""
+    from mai_app.training.twins import make_twins, summary
 
     config = TwinsConfig(data=Path(DATA / data), out=Path(DATA / out), prepared=Path(PREPARED), **settings)
-    try:
-        made = make_twins(config)
-    except MaiError as error:
-        return error_payload(error)
+    made = make_twins(config)
     volume.commit()
     return {"text": summary(made, dataclasses.replace(config, out=Path(out)))}
 
 
 @app.cls(image=image, volumes=readable, scaledown_window=IDLE, enable_memory_snapshot=True, **JUDGE.modal_kwargs())
 class Judge:
-    """The hosted detector: one file a call; calls that come together are judged together."""
+    """The hosted detector: one file per call; calls that arrive together become one batch."""
 
     model: str = modal.parameter(default="")  # a run of the Volume; "": the one trained last, else MAI's own
 
     @modal.enter(snap=True)
     def build(self) -> None:
-        """What takes seconds and needs no weights: it is in the snapshot that containers start from."""
-        import mai_app.inference.reload  # noqa: F401, PLC0415
+        """Import what takes seconds and needs no weights: the memory snapshot of new containers holds it."""
+        import mai_app.inference.reload  # noqa: F401
 
     @modal.enter(snap=False)
     def load(self) -> None:
-        """What a snapshot can't hold: the newest weights."""
-        self.live = _live(self.model)
+        """Load the newest weights, which a snapshot can't hold."""
+        self.live = _load_detector(self.model)
 
     @modal.batched(max_batch_size=32, wait_ms=50)
-    def judge(self, files: list[tuple[str, bytes] | ImageError]) -> list[dict[str, Any]]:
-        """A row of `mai predict --evidence` for each file, given as its name and bytes, with "facts" of the model."""
+    def judge(self, files: list[tuple[str, bytes] | ImageError]) -> list[Payload]:
+        """Per file (name and bytes) the fields of `mai predict --evidence`, and "facts" of the model."""
         try:
             detector = self.live.detector()
             facts = dataclasses.asdict(detector.facts)
@@ -269,21 +238,19 @@ class Judge:
 
 
 @app.function(image=image, volumes=readable, scaledown_window=IDLE, **JUDGE.modal_kwargs())
-def draw_heatmap(name: str, data: bytes, model: str) -> dict[str, Any]:
-    """Where in a file the score comes from, as {"png": bytes}."""
-    from mai_app.inference.heatmap import heatmap_png  # noqa: PLC0415
+@return_errors
+def draw_heatmap(name: str, data: bytes, model: str) -> Payload:
+    """Draw where in a file the score comes from; returns {"png": bytes}."""
+    from mai_app.inference.heatmap import heatmap_png
 
-    try:
-        return {"png": heatmap_png(_live(model).detector(), name, data)}
-    except MaiError as error:
-        return error_payload(error)
+    return {"png": heatmap_png(_load_detector(model).detector(), name, data)}
 
 
 @app.function(image=image, volumes=readable, **LISTER.modal_kwargs())
-def list_models() -> list[dict[str, Any]]:
-    """The facts of the Volume's runs and of MAI's own models, the default first."""
-    from mai_app.config import ServeConfig  # noqa: PLC0415
-    from mai_app.inference.reload import known_models  # noqa: PLC0415
+def list_models() -> list[Payload]:
+    """Return the facts of the Volume's runs and of MAI's own models, the default first."""
+    from mai_app.config import ServeConfig
+    from mai_app.inference.reload import known_models
 
     volume.reload()
     try:
@@ -293,17 +260,17 @@ def list_models() -> list[dict[str, Any]]:
 
 
 @app.function(image=image, **WEB.modal_kwargs())
-def predict(files: list[tuple[str, bytes] | ImageError], model: str = "") -> list[dict[str, Any]]:
-    """Judge files, given as names and bytes, with a run of the Volume (default: the last, else MAI's own), in order."""
-    return list(_judge(model).map(files))
+def predict(files: list[tuple[str, bytes] | ImageError], model: str = "") -> list[Payload]:
+    """Score files (names and bytes) with a run of the Volume (default: the last, else MAI's own), in order."""
+    return list(_judge_of(model).map(files))
 
 
 @app.function(image=image, scaledown_window=IDLE, **WEB.modal_kwargs())
 @modal.concurrent(max_inputs=32)
 @modal.asgi_app(requires_proxy_auth=True)
 def api() -> Any:
-    """The HTTP API, for those who have a proxy token of the workspace."""
-    return _web(open_page=False)
+    """The HTTP API, for holders of a proxy token of the workspace."""
+    return _create_web(open_page=False)
 
 
 if OPEN_PAGE:
@@ -312,24 +279,24 @@ if OPEN_PAGE:
     @modal.concurrent(max_inputs=32)
     @modal.asgi_app()
     def page() -> Any:
-        """The page and its API, for everyone: switched on deliberately, for everyone's calls are paid for."""
-        return _web(open_page=True)
+        """The page and its API, open to everyone; it has to be enabled, because the owner pays for every call."""
+        return _create_web(open_page=True)
 
 
 @app.cls(image=image, volumes=readable, retries=3, **SCANNER.modal_kwargs())
 class Scanner:
-    """Judges the chunks of a scan."""
+    """Scores the chunks of a scan."""
 
     model: str = modal.parameter(default="")
 
     @modal.enter()
     def load(self) -> None:
-        """The newest weights."""
-        self.live = _live(self.model)
+        """Load the newest weights."""
+        self.live = _load_detector(self.model)
 
     @modal.method()
-    def judge(self, chunk: list[Any]) -> list[dict[str, Any]]:
-        """A row a file: of names with bytes, or of names below data/ on the Volume."""
+    def judge(self, chunk: list[Any]) -> list[Payload]:
+        """One row per file: of names with bytes, or of names below data/ on the Volume."""
         try:
             detector = self.live.detector()
         except MaiError as error:
@@ -341,10 +308,10 @@ class Scanner:
 
 @app.function(image=image, volumes=readable, **LEADER.modal_kwargs())
 def list_images(path: str) -> Iterator[list[Any]]:
-    """Names of the images in a folder or list below data/ on the Volume, a thousand at a time."""
-    from itertools import islice  # noqa: PLC0415
+    """Yield the names of the images in a folder or list below data/ on the Volume, a thousand at a time."""
+    from itertools import islice
 
-    from mai_app.inference.scan import list_files  # noqa: PLC0415
+    from mai_app.inference.scan import list_files
 
     volume.reload()
     try:
@@ -355,86 +322,69 @@ def list_images(path: str) -> Iterator[list[Any]]:
         yield [error_payload(error)]
 
 
-def _judge(model: str) -> Any:
+def _judge_of(model: str) -> Any:
     # Modal makes the __init__, which type checkers can't see.
     return Judge(model=model).judge  # type: ignore[call-arg]
 
 
-@functools.cache  # a container's own: draw_heatmap is no class that could hold them
-def _live(model: str) -> Any:
-    from mai_app.inference.reload import LiveDetector  # noqa: PLC0415
+@functools.cache  # one per container: draw_heatmap is no class that could hold it
+def _load_detector(model: str) -> Any:
+    from mai_app.inference.reload import LiveDetector
 
-    return LiveDetector(model, Path(RUNS), LIVE_SECONDS, volume.reload)
-
-
-def _web(open_page: bool) -> Any:
-    from mai_app.serve.api import create_app  # noqa: PLC0415
-    from mai_app.serve.backend import Backend, FileResult, Files  # noqa: PLC0415
-
-    def chosen(model: str) -> str:
-        # Each name of a run has containers of its own: the open page serves one run.
-        return "" if open_page else model
-
-    async def judge(files: Files, model: str) -> list[FileResult]:
-        rows = await asyncio.gather(*map(_judge(chosen(model)).remote.aio, files))
-        return [(row, row.pop("facts")) for row in map(unwrap, rows)]
-
-    async def heatmap(name: str, data: bytes, model: str) -> bytes:
-        png: bytes = unwrap(await draw_heatmap.remote.aio(name, data, chosen(model)))["png"]
-        return png
-
-    async def models() -> list[dict[str, Any]]:
-        known = [unwrap(facts) for facts in await list_models.remote.aio()]
-        return known[:1] if open_page else known
-
-    # Of the machine's memory: a body may be there twice.
-    return create_app(Backend(judge, heatmap, models), open_page, ServeLimits(max_bytes_in_flight=128 * 2**20))
+    return LiveDetector(model, Path(RUNS), RELOAD_SECONDS, volume.reload)
 
 
-def _on_volume(name: str) -> Path:
-    """Where the Volume has the data set of that name: as a prepared set, or as images."""
-    from mai_app.data.prepared import is_prepared  # noqa: PLC0415
+def _find_data(name: str) -> Path:
+    """Path of the Volume's data set of that name: a prepared set, or else a folder of images."""
+    from mai_app.data.prepared import is_prepared
 
     return Path(PREPARED / name) if is_prepared(Path(PREPARED / name)) else Path(DATA / name)
 
 
-def run_command(config: Any) -> int:
-    """Do a command with --on modal or --on hosted, for mai_app.cli; returns the exit code."""
-    import modal_client  # noqa: PLC0415 - the caller's side, which no container has
+def _create_web(open_page: bool) -> Any:
+    from mai_app.remote.web import create_hosted_app
 
-    return modal_client.run_command(sys.modules[__name__], config)
+    heatmap, models = draw_heatmap.remote.aio, list_models.remote.aio
+    return create_hosted_app(lambda model: _judge_of(model).remote.aio, heatmap, models, open_page)
+
+
+# The rest runs on the caller's machine, where alone modal_client is imported.
+
+
+def run_command(config: Any) -> int:
+    """Run a command of `mai` on Modal (`--on modal`) or in the deployed app (`--on hosted`); returns the exit code.
+
+    Raises MaiError for everything that goes wrong, here or there.
+    """
+    import modal_client
+
+    return modal_client.run_command(config, sys.modules[__name__])
 
 
 @app.local_entrypoint()
-def main(data: str = "", name: str = "", recipe: RecipeName = "traces", epochs: int = 0) -> None:
-    """Train by a recipe (traces, baseline); on simulated images, with the demo's settings, if no data set is named."""
-    import modal_client  # noqa: PLC0415
+def main(data: str = "", recipe: str = "traces", name: str = "", epochs: int = 0) -> None:
+    """Train: with the demo's settings on simulated images if no data set is named."""
+    import modal_client
 
-    if data:
-        settings = {"epochs": epochs} if epochs else {}
-        config = from_recipe(recipe, Path(data), name=name, **settings)
-    else:
-        demo = DemoConfig(epochs=epochs or DemoConfig.epochs)
-        config = from_recipe(
-            "baseline", Path(SIMULATED), name=name, epochs=demo.epochs, learning_rate=demo.learning_rate
-        )
-    sys.exit(modal_client.run_in_app(sys.modules[__name__], config))
+    def work() -> int:
+        config = modal_client.training_config(data, recipe, name, epochs)
+        with modal_client.raise_as_mai_error():
+            arguments = modal_client.prepare_training(config, sys.modules[__name__])
+            return modal_client.show_training(train.remote(*arguments))
+
+    sys.exit(cli.run(work))
 
 
 def scan_files(path: str, out: str = "scan.jsonl", model: str = "") -> None:
-    """Predict a folder, or a list of files, in many containers; the same command resumes where it was stopped."""
-    from mai_app import cli  # noqa: PLC0415
-
-    sys.exit(cli.run(lambda: run_command(ScanConfig(path=path, out=Path(out), model=model, on="modal"))))
+    """Score a folder, or a list of files, in many containers; run again, it carries on where it stopped."""
+    sys.exit(cli.main(["scan", path, f"--out={out}", f"--model={model}", "--on=modal"]))
 
 
 def sweep_settings(data: str, vary: str = "", seeds: int = 2, name: str = "sweep", detach: bool = False) -> None:
-    """Train a few settings by a few seeds; --vary "learning-rate=1e-3,3e-4; input=resize,crop"."""
-    from mai_app import cli  # noqa: PLC0415
-
-    varied = tuple(part.strip() for part in vary.split(";") if part.strip())
-    config = SweepConfig(data=Path(data), vary=varied, seeds=seeds, name=name, on="modal", detach=detach)
-    sys.exit(cli.run(lambda: run_command(config)))
+    """Train several settings by several seeds; --vary "learning-rate=1e-3,3e-4; input=resize,crop"."""
+    varied = [f"--vary={part.strip()}" for part in vary.split(";") if part.strip()]
+    words = [f"--data={data}", *varied, f"--seeds={seeds}", f"--name={name}", *["--detach"] * detach]
+    sys.exit(cli.main(["sweep", *words, "--on=modal"]))
 
 
 # `modal run modal_app.py` takes the file's one entrypoint and refuses to choose between several. So scan and sweep are

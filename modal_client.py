@@ -1,20 +1,20 @@
-"""The caller's side of MAI on Modal: uploads what is needed, says what it costs, calls, and shows the results.
+"""The caller's side of MAI on Modal: uploads data, states the costs, calls remote functions and shows the results.
 
-It gets the app as `remote`, the module modal_app, and so imports nothing of it.
+modal_app.py hands itself over as `app`: it imports this module, so this module must not import it.
 """
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import modal
 from modal.exception import AuthError, NotFoundError
 
-from mai_app import cli
+from mai_app.cli import command_of, parse, paths_to_judge
 from mai_app.config import (
     CalibrateConfig,
     DemoConfig,
@@ -25,6 +25,7 @@ from mai_app.config import (
     SweepConfig,
     TrainConfig,
     TwinsConfig,
+    from_recipe,
 )
 from mai_app.core.files import write_bytes
 from mai_app.core.log import say
@@ -35,146 +36,194 @@ from mai_app.inference.prediction import Prediction, prediction_of, show_predict
 from mai_app.inference.scan import list_files, read_item
 from mai_app.inference.scan import scan as scan_here
 from mai_app.remote.costs import describe_cost
-from mai_app.remote.payload import SIMULATED, extract_settings, unwrap
-from mai_app.training import sweep as sweeps
+from mai_app.remote.payload import DEMO, Payload, extract_settings, unwrap
+from mai_app.training.sweep import Result, exit_code, plan, summary
+
+Output = IO[str] | None
+"""Where a command's results are written; None: standard output."""
 
 
-def run_command(remote: ModuleType, config: Any) -> int:
-    """Do a command with --on modal in an app of its own, or with --on hosted in the deployed one; the exit code.
+def run_command(config: Any, app: ModuleType) -> int:
+    """Run a command on Modal; `config.on` is "modal", or "hosted" for the deployed app. Returns the exit code.
 
-    With --detach what has started there goes on when this process ends. Raises MaiError for whatever goes wrong.
+    With `config.detach` work that has started there goes on when this process ends. Raises MaiError for everything
+    that goes wrong, here or there.
     """
     results = sys.stdout
-    # Modal's own progress goes to standard error, so that the output is the same as on this machine.
-    with _errors_as_lines(), contextlib.redirect_stdout(sys.stderr), modal.enable_output():
+    # Modal shows its progress on standard error, so that standard output is the same as on this machine.
+    with raise_as_mai_error(), contextlib.redirect_stdout(sys.stderr), modal.enable_output():
         if config.on == "hosted":
-            return _show_rows(remote, config, results, hosted_judge(config.model))
-        with remote.app.run(detach=getattr(config, "detach", False)):
-            return dispatch(remote, config, results)
-
-
-def run_in_app(remote: ModuleType, config: Any) -> int:
-    """The same inside `modal run`, which has started the app; errors are printed, as `mai` does."""
-
-    def work() -> int:
-        with _errors_as_lines():
-            return dispatch(remote, config)
-
-    return cli.run(work)
-
-
-def dispatch(remote: ModuleType, config: Any, stream: IO[str] | None = None) -> int:
-    """Hand a command to the running app and print its results to `stream`; returns the exit code."""
-    work = getattr(sys.modules[__name__], cli.command_of(config).on_modal)
-    return int(work(remote, config, stream))
+            return _show_predictions(config, results, hosted_judge(config.model), app)
+        command: Callable[[Any, ModuleType, Output], int] = globals()[command_of(config).on_modal]
+        with app.app.run(detach=getattr(config, "detach", False)):
+            return command(config, app, results)
 
 
 def hosted_judge(model: str = "") -> Any:
-    """The judge of the deployed app, for a run of its Volume (default: the one trained last, else MAI's own).
+    """The remote function of the deployed app that scores files with a run of its Volume.
 
-    `hosted_judge().remote((name, data))` gives a row, `.map(pairs)` rows in order: fields of Prediction, and "facts" of
-    the model, or "mai_error". Raises MaiError where nothing is deployed.
+    `model`: name of the run; default: the run trained last, else MAI's own model. `hosted_judge().remote((name, data))`
+    returns a row, `.map(pairs)` rows in order: the fields of Prediction, and "facts" of the model; or "mai_error".
+    Raises MaiError if nothing is deployed.
     """
-    with _errors_as_lines():
+    with raise_as_mai_error():
         judge = modal.Cls.from_name("mai", "Judge")
         judge.hydrate()
         return judge(model=model).judge
 
 
-def prepare(remote: ModuleType, config: PrepareConfig, stream: IO[str] | None) -> int:
-    """Make a prepared set on the Volume and print its summary; 1 if sources are missing."""
-    # A row of the table goes before a folder of its name, as it does on this machine.
+def prepare(config: PrepareConfig, app: ModuleType, output: Output) -> int:
+    """Make a prepared set on the Volume; exit code 1 if a source is missing."""
+    # A row of the table takes precedence over a folder of its name, as on this machine.
     rows = {name for source in SOURCES for name in (source.name, source.repository)}
     if config.list or any(Path(name).is_dir() for name in config.source if name not in rows):
         raise MaiError("--list and folders are for this machine; bring a folder there by training on it")
-    say(describe_cost("prepare", remote.FETCHER))
-    result = unwrap(remote.prepare.remote(extract_settings(config)))
-    print(f"{result['summary']}\nNext: train --data {result['set']}, on Modal", file=stream)
+    say(describe_cost("prepare", app.FETCHER))
+    result = unwrap(app.prepare.remote(extract_settings(config)))
+    print(f"{result['summary']}\nNext: mai train --data {result['set']} --on modal", file=output)
     return 1 if result["missing"] else 0
 
 
-def twins(remote: ModuleType, config: TwinsConfig, stream: IO[str] | None) -> int:
-    """Make a data set of twins on the Volume."""
-    say(describe_cost("twins", remote.TRAINER, containers=1))
-    settings = extract_settings(config)
-    result = unwrap(remote.twins.remote(_upload_data(remote, config.data), config.out.name, settings))
-    print(f"{result['text']}, on Modal", file=stream)
+def twins(config: TwinsConfig, app: ModuleType, output: Output) -> int:
+    """Make a data set with synthetic twins on the Volume, under the name of the folder --out."""
+    say(describe_cost("twins", app.TRAINER, containers=1))
+    data = upload_data(config.data, app)
+    result = unwrap(app.twins.remote(data, config.out.name, extract_settings(config, "out")))
+    print(f"{result['text']}, on Modal", file=output)
     return 0
 
 
-def train(remote: ModuleType, config: TrainConfig, stream: IO[str] | None) -> int:
-    """Train on a data set of the Volume, uploaded first if it is a folder here."""
-    say(describe_cost("train", remote.TRAINER, containers=1))
-    data = _upload_and_decode(remote, config.data)
+def train(config: TrainConfig, app: ModuleType, output: Output) -> int:
+    """Train a run on the Volume."""
+    return show_training(app.train.remote(*prepare_training(config, app)), output)
+
+
+def training_config(data: str, recipe: str, name: str, epochs: int) -> TrainConfig:
+    """What `modal run modal_app.py` trains: a recipe on a data set, or the demo's settings on simulated images."""
+    if not data:
+        settings = {"epochs": epochs or DemoConfig.epochs, "learning_rate": DemoConfig.learning_rate, "name": name}
+        return from_recipe("baseline", Path(DEMO), **settings)
+    words = [f"--data={data}", f"--recipe={recipe}", f"--name={name}"]
+    return cast("TrainConfig", parse(["train", *words, *([f"--epochs={epochs}"] if epochs else [])]))
+
+
+def prepare_training(config: TrainConfig, app: ModuleType) -> tuple[str, dict[str, Any]]:
+    """Bring a training's data to the Volume and decode it; returns the arguments of the remote train function."""
+    say(describe_cost("train", app.TRAINER, containers=1))
+    data = _upload_decoded(config.data, app)
     say("training starts; with --detach it goes on when this machine sleeps")
-    result = unwrap(remote.train.remote(data, extract_settings(config)))
-    figures = result["last_epoch"]
-    loss = f"val loss {figures['val_loss']:.4f}"
-    print(f"done: run {result['run']} on the Volume, epoch {figures['epoch']}, {loss}", file=stream)
+    return data, extract_settings(config)
+
+
+def show_training(result: Payload, output: Output = None) -> int:
+    """Show what the remote train function returned."""
+    result = unwrap(result)
+    last = result["last_epoch"]
+    print(
+        f"done: run {result['run']} on the Volume, epoch {last['epoch']}, val loss {last['val_loss']:.4f}", file=output
+    )
     return 0
 
 
-def sweep(remote: ModuleType, config: SweepConfig, stream: IO[str] | None) -> int:
-    """Train the runs of a sweep side by side and print their table."""
-    say(describe_cost("sweep", remote.TRAINER, containers=len(sweeps.plan(config))))
-    result = unwrap(remote.run_sweep.remote(_upload_and_decode(remote, config.data), extract_settings(config)))
-    results = [sweeps.Result(**row) for row in result["results"]]
-    print(sweeps.summary(results, config), file=stream)
-    return sweeps.exit_code(results)
+def sweep(config: SweepConfig, app: ModuleType, output: Output) -> int:
+    """Train several settings by several seeds on the Volume, and show the table."""
+    say(describe_cost("sweep", app.TRAINER, containers=len(plan(config))))
+    result = unwrap(app.run_sweep.remote(_upload_decoded(config.data, app), extract_settings(config)))
+    results = [Result(**row) for row in result["results"]]
+    print(summary(results, config), file=output)
+    return exit_code(results)
 
 
-def calibrate(remote: ModuleType, config: CalibrateConfig, stream: IO[str] | None) -> int:
+def calibrate(config: CalibrateConfig, app: ModuleType, output: Output) -> int:
     """Calibrate a run of the Volume."""
-    say(describe_cost("calibrate", remote.EVALUATOR))
-    result = unwrap(remote.calibrate.remote(_upload_data(remote, config.data), extract_settings(config)))
-    print(f"{result['text']}\n\ncalibrated: run {result['run']} on the Volume", file=stream)
+    say(describe_cost("calibrate", app.EVALUATOR))
+    result = unwrap(app.calibrate.remote(upload_data(config.data, app), extract_settings(config)))
+    print(f"{result['text']}\n\ncalibrated: run {result['run']} on the Volume", file=output)
     return 0
 
 
-def evaluate(remote: ModuleType, config: EvaluateConfig, stream: IO[str] | None) -> int:
-    """Evaluate a run of the Volume and download its report."""
-    say(describe_cost("evaluate", remote.EVALUATOR))
-    settings = extract_settings(config)
-    report = unwrap(remote.evaluate.remote(_upload_data(remote, config.data), settings))
-    there = PurePosixPath(report["folder"]).relative_to(remote.VOLUME)
+def evaluate(config: EvaluateConfig, app: ModuleType, output: Output) -> int:
+    """Evaluate a run of the Volume, and download the report to --out, or else to the run's folder below --runs."""
+    say(describe_cost("evaluate", app.EVALUATOR))
+    result = unwrap(app.evaluate.remote(upload_data(config.data, app), extract_settings(config, "out")))
+    there = PurePosixPath(result["folder"])
     here = config.out or config.runs / there.relative_to("runs")
     for name in ("report.json", "report.html"):
-        write_bytes(here / name, b"".join(remote.volume.read_file(str(there / name))))
-    from mai_app.evaluation.report import summary  # noqa: PLC0415 - imports matplotlib
-
-    print(summary(report | {"folder": str(here)}), file=stream)
+        write_bytes(here / name, b"".join(app.volume.read_file(str(there / name))))
+    print(f"{result['text']}\n\npage: {here / 'report.html'}", file=output)
     return 0
 
 
-def predict(remote: ModuleType, config: PredictConfig, stream: IO[str] | None) -> int:
-    """Predict files of this machine in an app of its own."""
-    return _show_rows(remote, config, stream, remote.Judge(model=config.model).judge)
+def predict(config: PredictConfig, app: ModuleType, output: Output) -> int:
+    """Score files of this machine with a run of the Volume."""
+    return _show_predictions(config, output, app.Judge(model=config.model).judge, app)
 
 
-def _show_rows(remote: ModuleType, config: PredictConfig, stream: IO[str] | None, judge: Any) -> int:
+def _show_predictions(config: PredictConfig, output: Output, judge: Any, app: ModuleType) -> int:
     if config.heatmap is not None:
         raise MaiError("--heatmap runs on the local machine only; leave out --on")
-    say(describe_cost("predict", remote.JUDGE))
-    # What can't be read here goes along as the error to report.
-    files = (f if isinstance(f, ImageError) else read_item(str(f)) for f in find_images(cli.paths_to_judge(config)))
+    say(describe_cost("predict", app.JUDGE))
+    # An ImageError goes along too: it becomes the row that reports it.
+    files = (f if isinstance(f, ImageError) else read_item(str(f)) for f in find_images(paths_to_judge(config)))
 
     def rows() -> Iterator[Prediction]:
-        for row in _mapped(judge, files):
+        for row in _map_remote(judge, files):
             del row["facts"]
             yield prediction_of(row if config.evidence else row | {"evidence": None})
 
-    return show_predictions(rows(), config.format, stream)
+    return show_predictions(rows(), config.format, output)
 
 
-def _mapped(function: Any, inputs: Iterator[Any], **how: Any) -> Iterator[Any]:
-    """Results of a remote map; after the first error nothing more is sent, and it is raised when the rest has come."""
-    errors: list[dict[str, Any]] = []
+def scan(config: ScanConfig, app: ModuleType, output: Output) -> int:
+    """Score thousands of files, of this machine or of the Volume, into a file of rows here."""
+    say(describe_cost("scan", app.SCANNER))
+    judge = app.Scanner(model=config.model).judge
 
-    def wanted(_input: Any) -> bool:
+    def judged(chunks: Iterator[Any]) -> Iterator[list[dict[str, Any]] | Exception]:
+        yield from _map_remote(judge, chunks, order_outputs=False, return_exceptions=True)
+
+    is_here = Path(config.path).exists()
+    names = [] if is_here else [name for part in app.list_images.remote_gen(config.path) for name in part]
+    for error in [name for name in names if isinstance(name, dict)]:
+        unwrap(error)
+    counts = scan_here(config, judged, lambda: list_files(config.path) if is_here else names, read=is_here)
+    print(counts.summary(config.out), file=output)
+    return counts.exit_code
+
+
+def upload_data(data: Path, app: ModuleType) -> str:
+    """Return the name of a data set on the Volume, after uploading a folder that is on this machine.
+
+    The name of the simulated data set means that one: it is made there.
+    """
+    if str(data) == DEMO:
+        app.make_demo_data.remote(DEMO, DemoConfig.scenes, DemoConfig.seed)
+    elif data.is_dir():
+        name = data.resolve().name
+        say(f"uploading {data} to data/{name} on the Volume (files that are there already are not sent again)")
+        with app.volume.batch_upload(force=True) as batch:
+            batch.put_directory(data, str(PurePosixPath("/data") / name))
+        return name
+    return str(data)
+
+
+def _upload_decoded(data: Path, app: ModuleType) -> str:
+    """The same with the images decoded there, so that no GPU waits for it."""
+    say(describe_cost("decoding", app.DECODER))
+    name = upload_data(data, app)
+    unwrap(app.prepare_folder.remote(name))
+    return name
+
+
+def _map_remote(function: Any, inputs: Iterator[Any], **options: Any) -> Iterator[Any]:
+    """Map a remote function over inputs. At a result with an error, send no more, drain what was sent, and raise it."""
+    errors: list[Payload] = []
+
+    def send_more(_input: Any) -> bool:
         return not errors
 
-    # To leave the loop early would leave tasks of the client behind, which complain at the end.
-    for result in function.map(takewhile(wanted, inputs), **how):
+    # Leaving the loop early would leave tasks of the client behind, which complain when the process ends.
+    for result in function.map(takewhile(send_more, inputs), **options):
         rows = result if isinstance(result, list) else [result]
         errors += [row for row in rows if isinstance(row, dict) and "mai_error" in row]
         if not errors:
@@ -183,47 +232,9 @@ def _mapped(function: Any, inputs: Iterator[Any], **how: Any) -> Iterator[Any]:
         unwrap(errors[0])
 
 
-def scan(remote: ModuleType, config: ScanConfig, stream: IO[str] | None) -> int:
-    """Predict the files of a folder or list, here or on the Volume, in many containers."""
-    say(describe_cost("scan", remote.SCANNER))
-    judge = remote.Scanner(model=config.model).judge
-
-    def judged(chunks: Iterator[Any]) -> Iterator[list[dict[str, Any]] | Exception]:
-        yield from _mapped(judge, chunks, order_outputs=False, return_exceptions=True)
-
-    is_here = Path(config.path).exists()
-    names = [] if is_here else [name for part in remote.list_images.remote_gen(config.path) for name in part]
-    for error in [name for name in names if isinstance(name, dict)]:
-        unwrap(error)
-    counts = scan_here(config, judged, lambda: list_files(config.path) if is_here else names, read=is_here)
-    print(counts.summary(config.out), file=stream)
-    return counts.exit_code
-
-
-def _upload_and_decode(remote: ModuleType, data: Path) -> str:
-    """Bring a data set to the Volume and decode its images there, without a GPU; returns its name."""
-    say(describe_cost("decoding", remote.DECODER))
-    name = _upload_data(remote, data)
-    unwrap(remote.prepare_folder.remote(name))
-    return name
-
-
-def _upload_data(remote: ModuleType, data: Path) -> str:
-    """Name of a data set on the Volume, after uploading it if it is a folder here."""
-    if str(data) == SIMULATED:
-        remote.make_demo_data.remote(DemoConfig.scenes, DemoConfig.seed)
-    elif data.is_dir():
-        name = data.resolve().name
-        say(f"uploading {data} to data/{name} on the Volume (unchanged files are not sent again)")
-        with remote.volume.batch_upload(force=True) as batch:
-            batch.put_directory(data, str(PurePosixPath("/data") / name))
-        return name
-    return str(data)
-
-
 @contextlib.contextmanager
-def _errors_as_lines() -> Iterator[None]:
-    """Raise whatever goes wrong, here or on Modal, as a MaiError, which prints as one line."""
+def raise_as_mai_error() -> Iterator[None]:
+    """Raise what goes wrong on Modal as a MaiError, whose message is one line."""
     try:
         yield
     except MaiError:
@@ -235,5 +246,5 @@ def _errors_as_lines() -> Iterator[None]:
     except (OSError, EOFError):
         raise
     except Exception as error:
-        # Its own log, with the place in the code, has been shown above.
+        # The remote log, with the location in the code, has been shown above.
         raise MaiError(f"on Modal: {type(error).__name__}: {error}") from None

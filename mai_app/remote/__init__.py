@@ -1,1 +1,1 @@
-"""What a command needs to run on another machine: its hardware, its price, errors as values."""
+"""What commands need to run on another machine: hardware and prices, and how settings and errors get there and back."""

@@ -1,4 +1,4 @@
-"""What Modal's machines cost: list prices, one formula, and its tables (`python -m mai_app.remote.costs`)."""
+"""Costs on Modal: list prices, the formula, and the tables of the docs (`python -m mai_app.remote.costs`)."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,15 +13,15 @@ GPU_SECOND: Final = {
     "H100": 0.001097,
     "B200": 0.001736,
 }
-"""US dollars a second and GPU."""
+"""US dollars per second and GPU."""
 CORE_SECOND: Final = 0.0000131
-"""US dollars a second and physical core."""
+"""US dollars per second and physical core."""
 GIB_SECOND: Final = 0.00000222
-"""US dollars a second and GiB of memory."""
+"""US dollars per second and GiB of memory."""
 
 
 def per_second(gpu: str, cores: float, gib: float) -> float | None:
-    """US dollars that a container costs a second; gpu as Modal names it ("L4", "H100:2"), "" for none.
+    """Price of a container in US dollars per second; gpu as Modal names it ("L4", "H100:2"), "" for none.
 
     None for a GPU whose price is not in the table.
     """
@@ -34,30 +34,35 @@ def per_second(gpu: str, cores: float, gib: float) -> float | None:
 
 @dataclass(frozen=True)
 class Machine:
-    """Hardware and limits of a function on Modal."""
+    """The hardware, time limit and number of containers of a function on Modal."""
 
     cores: float
+    """Physical cores."""
     gib: int
-    hours: float
-    """Time limit of an attempt."""
+    """Memory in GiB."""
+    timeout: int
+    """Time limit of an attempt, in seconds."""
     containers: int = 1
     """Maximum number of containers at a time."""
     gpus: tuple[str, ...] = ()
-    """The first of these that is available is used; empty: no GPU."""
+    """GPU types in order of preference, as Modal names them ("L4", "H100:2"); empty: no GPU."""
 
     def modal_kwargs(self) -> dict[str, Any]:
         """The keyword arguments of Modal's decorators that ask for this machine."""
         return {
             "cpu": float(self.cores),
             "memory": self.gib * 1024,
-            "timeout": round(self.hours * 3600),
+            "timeout": self.timeout,
             "max_containers": self.containers,
             "gpu": list(self.gpus) or None,
         }
 
 
 def describe_cost(what: str, machine: Machine, containers: int | None = None) -> str:
-    """One line for the user: machine, maximum number of containers, time limit, and list price of an hour."""
+    """One line: what is hired, at most how many containers, the time limit of an attempt, and the price per hour.
+
+    `containers`: how many the command can use; default: as many as the machine allows.
+    """
     choices = machine.gpus or ("",)
     size = f"{' or '.join(machine.gpus) or 'no GPU'}, {machine.cores:g} cores, {machine.gib} GiB"
     prices = [p * 3600 for gpu in choices if (p := per_second(gpu, machine.cores, machine.gib)) is not None]
@@ -66,14 +71,14 @@ def describe_cost(what: str, machine: Machine, containers: int | None = None) ->
     else:
         low, high = f"{min(prices):.2f}", f"{max(prices):.2f}"
         dollars = f"${low if low == high else f'{low}–{high}'} an hour each (list price, {PRICES_OF})"
-    limit = f"{machine.hours:g} h" if machine.hours >= 1 else f"{machine.hours * 60:g} min"
+    limit = f"{machine.timeout / 3600:g} h" if machine.timeout >= 3600 else f"{machine.timeout / 60:g} min"
     count = min(containers or machine.containers, machine.containers)
     most = "1 container" if count == 1 else f"at most {count} containers"
     return f"{what}: hires {most} ({size}), {limit} at most an attempt; {dollars}"
 
 
 def table() -> str:
-    """The table of the README: dollars for a training and for a thousand predictions, at assumed speeds."""
+    """The table of the docs in Markdown: dollars for a training and for 1,000 predictions, at assumed speeds."""
     images, epochs = 100_000, 20
     lines = [
         f"| {images:,} images × {epochs} epochs, 8 cores, 16 GiB | 500 images/s | 1,000 images/s | 2,000 images/s |",

@@ -1,30 +1,56 @@
-"""What crosses between a caller and a remote function: settings, results and errors as plain values."""
+"""What the caller of a remote function and its container agree on: paths, settings, and errors as plain values."""
 
 import dataclasses
-from typing import Any, Final
+import functools
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import Any, Final, ParamSpec
 
 from mai_app.errors import ImageError, MaiError, ModelNameError
 
-SIMULATED: Final = "simulated-demo"
-"""Name of the simulated data set, which a remote machine makes for itself."""
-LOCAL_FIELDS: Final = frozenset(("data", "out", "runs", "prepared", "on", "detach"))
-"""Fields of a configuration that mean something on the caller's machine only."""
+VOLUME: Final = PurePosixPath("/mai")
+"""Where containers have the Volume: data sets, prepared sets and runs, in folders of the names below."""
+DATA: Final = VOLUME / "data"
+PREPARED: Final = VOLUME / "prepared"
+RUNS: Final = VOLUME / "runs"
+DEMO: Final = "simulated-demo"
+"""Name of the simulated data set."""
+
+LOCAL_FIELDS: Final = ("data", "prepared", "runs", "on", "detach")
+"""Fields of a config that mean something on the caller's machine only."""
+
+Payload = dict[str, Any]
+"""A remote function's result: plain values, or an error as `error_payload` has it."""
+P = ParamSpec("P")
 
 
-def extract_settings(config: Any) -> dict[str, Any]:
-    """A configuration (a dataclass) as a plain dict, without LOCAL_FIELDS."""
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in LOCAL_FIELDS}
+def extract_settings(config: Any, *dropped: str) -> dict[str, Any]:
+    """The fields of a config dataclass that a remote function takes: all but LOCAL_FIELDS and those `dropped`."""
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in LOCAL_FIELDS and k not in dropped}
 
 
-def error_payload(error: MaiError) -> dict[str, Any]:
-    """A MaiError as a value: raised, it would be retried and come back as a stack of remote frames."""
+def error_payload(error: MaiError) -> Payload:
+    """An error as a value: raised, the function would be retried and the caller would see remote stack frames."""
     return {"mai_error": str(error), "kind": type(error).__name__, "reason": getattr(error, "reason", "")}
 
 
-def unwrap(result: dict[str, Any]) -> dict[str, Any]:
-    """A remote function's result; raises the MaiError that it stands for, of the kinds that the API tells apart."""
+def unwrap(result: Payload) -> Payload:
+    """A remote function's result. Raises ImageError, ModelNameError or MaiError if it is an error's payload."""
     if "mai_error" not in result:
         return result
     if result["kind"] == "ImageError":
         raise ImageError(result["mai_error"].removesuffix(f": {result['reason']}"), result["reason"])
     raise (ModelNameError if result["kind"] == "ModelNameError" else MaiError)(f"on Modal: {result['mai_error']}")
+
+
+def return_errors(function: Callable[P, Payload]) -> Callable[P, Payload]:
+    """The function with each MaiError that it raises returned as `error_payload`."""
+
+    @functools.wraps(function)
+    def returning(*args: P.args, **kwargs: P.kwargs) -> Payload:
+        try:
+            return function(*args, **kwargs)
+        except MaiError as error:
+            return error_payload(error)
+
+    return returning

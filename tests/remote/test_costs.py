@@ -18,19 +18,19 @@ def test_the_price_of_a_container_is_that_of_its_parts() -> None:
 
 
 def test_a_command_says_what_it_hires() -> None:
-    trainer = Machine(cores=8, gib=16, hours=24, containers=8, gpus=("L4", "A10"))
+    trainer = Machine(cores=8, gib=16, timeout=24 * 3600, containers=8, gpus=("L4", "A10"))
     line = describe_cost("train", trainer, containers=1)
     assert line.startswith("train: hires 1 container (L4 or A10, 8 cores, 16 GiB), 24 h at most an attempt; $")
     assert "–" in line
     assert "at most 8 containers" in describe_cost("sweep", trainer, containers=30)
-    small = Machine(cores=4, gib=4, hours=1 / 6, containers=10)
+    small = Machine(cores=4, gib=4, timeout=600, containers=10)
     assert "at most 10 containers (no GPU, 4 cores, 4 GiB), 10 min" in describe_cost("predict", small)
-    assert "price not known here" in describe_cost("train", Machine(8, 16, 24, gpus=("X9",)))
+    assert "price not known here" in describe_cost("train", Machine(8, 16, 3600, gpus=("X9",)))
 
 
-def test_what_is_asked_for_is_what_is_told() -> None:
-    asked = Machine(cores=2, gib=3, hours=0.5, containers=7, gpus=("T4",)).modal_kwargs()
-    assert asked == {"cpu": 2.0, "memory": 3072, "timeout": 1800, "max_containers": 7, "gpu": ["T4"]}
+def test_a_machine_as_arguments_of_modal() -> None:
+    kwargs = Machine(cores=2, gib=3, timeout=1800, containers=7, gpus=("T4",)).modal_kwargs()
+    assert kwargs == {"cpu": 2.0, "memory": 3072, "timeout": 1800, "max_containers": 7, "gpu": ["T4"]}
 
 
 def test_the_readme_shows_the_table_as_it_is_computed() -> None:

@@ -1,0 +1,449 @@
+"""modal_app.py and modal_client.py against an in-process fake of Modal: every command, its results and its settings."""
+
+import contextlib
+import inspect
+import io
+import json
+import runpy
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from mai_app import cli
+from mai_app.config import RUNS
+from mai_app.remote.payload import LOCAL_FIELDS
+from tests.conftest import write_data_set
+from tests.fake_modal import Function, World, crossing
+
+ROOT = Path(__file__).parents[1]
+TRAIN = "--recipe baseline --epochs 1 --batch-size 8 --device cpu"  # of the networks the quickest to predict with
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """The fake, both modules as imported with it, and a data set on this machine that is on the Volume, too."""
+
+    world: World
+    app: ModuleType
+    client: ModuleType
+    data: Path
+
+    def mai(self, words: str) -> Done:
+        """Run a command line in this process."""
+        return run(lambda: cli.main(words.split()))
+
+    def called(self, since: int = 0) -> list[str]:
+        """Names of the remote functions that were called, without repetitions in a row."""
+        names = [name for name, _ in self.world.calls[since:]]
+        return [name for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
+
+
+def run(work: Callable[[], Any]) -> Done:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = work()
+        except SystemExit as stop:
+            code = stop.code
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def fake_cloud(folder: Path, **environment: str) -> Iterator[tuple[World, ModuleType, ModuleType]]:
+    """Both modules, imported anew with a fake Modal whose Volume is a folder below this one."""
+    world = World(folder / "volume")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MAI_GPU", "MAI_OPEN_PAGE", "MAI_LIVE_SECONDS", "HF_TOKEN", "HF_ENDPOINT"):
+            patch.delenv(name, raising=False)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.chdir(folder)
+        patch.syspath_prepend(ROOT)
+        patch.setitem(sys.modules, "modal", world.module())
+        for name in ("modal_client", "modal_app"):
+            # Set first, so that in the end it is gone again.
+            patch.setitem(sys.modules, name, ModuleType(name))
+            del sys.modules[name]
+        import modal_app  # noqa: PLC0415
+        import modal_client  # noqa: PLC0415
+
+        mount = PurePosixPath(world.folder)
+        patch.setattr(modal_app, "VOLUME", mount)
+        for name in ("data", "prepared", "runs"):
+            patch.setattr(modal_app, name.upper(), mount / name)
+        yield world, modal_app, modal_client
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """A cloud on whose Volume a folder was brought and a run "r" trained, by one command."""
+    folder = tmp_path_factory.mktemp("cloud")
+    data = write_data_set(folder / "tiny", train=8, val=20, test=4)
+    with fake_cloud(folder) as (world, app, client):
+        cloud = Cloud(world, app, client, data)
+        done = cloud.mai(f"train --data {data} --name r {TRAIN} --on modal --detach")
+        assert done.code == 0, done.err
+        assert done.out.startswith("done: run r on the Volume, epoch 1, val loss ")
+        yield cloud
+
+
+def test_a_folder_is_brought_decoded_and_trained_to_the_weights_of_this_machine(cloud: Cloud, tmp_path: Path) -> None:
+    assert cloud.called()[:2] == ["prepare_folder", "train"]
+    assert cloud.world.runs[0] == {"detach": True}
+    assert cloud.world.commits["prepare_folder"] == 1
+    assert cloud.world.commits["train"] >= 2  # at each save, and in the end
+    name, (data, settings) = cloud.world.calls[1]
+    assert (name, data) == ("train", "tiny")
+    assert settings["name"] == "r"
+    assert settings["recipe"] == settings["model"] == "baseline"
+    assert not set(settings) & set(LOCAL_FIELDS)
+    here = cloud.mai(f"train --data {cloud.data} --name r {TRAIN} --runs {tmp_path} --prepared {tmp_path}/p")
+    assert here.code == 0, here.err
+    there = cloud.world.path("runs/r/best.safetensors")
+    assert there.read_bytes() == (tmp_path / "r" / "best.safetensors").read_bytes()
+    # What is there and what it costs is said before; the caller's own folders stay empty.
+    assert not RUNS.exists()
+
+
+def test_modal_run_with_no_arguments_trains_the_demo_settings(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    demo = SimpleNamespace(scenes=24, seed=0, epochs=1, learning_rate=3e-4)
+    monkeypatch.setattr(cloud.client, "DemoConfig", demo)
+    since = len(cloud.world.calls)
+    with cloud.app.app.run():
+        done = run(cloud.app.main)
+    assert done.code == 0, done.err
+    assert done.out.startswith("done: run simulated-demo-baseline-resize on the Volume, epoch 1, val loss ")
+    assert "train: hires 1 container (L4 or A10 or T4, 8 cores, 16 GiB), 24 h" in done.err
+    assert cloud.called(since) == ["make_demo_data", "prepare_folder", "train"]
+    settings = cloud.world.calls[-1][1][1]
+    assert (settings["recipe"], settings["optimizer"], settings["degrade"]) == ("baseline", "rmsprop", False)
+    assert cloud.world.commits["make_demo_data"] == 1
+
+
+def test_modal_run_with_data_trains_a_recipe(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    answer = {"run": "tiny-x", "last_epoch": {"epoch": 7, "val_loss": 0.5}, "best_epoch": {}}
+    monkeypatch.setattr(cloud.app.train, "raw", lambda *call: [sent.append(call), answer][1])
+    with cloud.app.app.run():
+        assert run(lambda: cloud.app.main("tiny", "baseline", "x", 7)).out == (
+            "done: run tiny-x on the Volume, epoch 7, val loss 0.5000\n"
+        )
+        assert run(lambda: cloud.app.main("tiny")).code == 0
+        wrong = run(lambda: cloud.app.main("tiny", recipe="lion"))
+    baseline, traces = (settings for _, settings in sent)
+    assert (baseline["model"], baseline["name"], baseline["epochs"]) == ("baseline", "x", 7)
+    assert (traces["model"], traces["name"], traces["epochs"]) == ("traces", "", 24)
+    assert wrong.code == 2
+    assert "lion" in wrong.err
+
+
+def test_predict_prints_what_it_prints_here(cloud: Cloud, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_text("no picture")
+    weights = cloud.world.path("runs/r/best.safetensors")
+    files = f"{cloud.data}/test/synthetic {tmp_path}/broken.jpg {tmp_path}/missing.png"
+    for form in ("--format csv", "--format json --evidence", ""):
+        there = cloud.mai(f"predict {files} {form} --model r --on modal")
+        here = cloud.mai(f"predict {files} {form} --model {weights}")
+        assert there.out == here.out
+        assert there.out.count("synthetic") >= 4
+        assert there.code == here.code == 1
+        assert "mai: 2 of 6 files have no score" in there.err
+        assert there.err.startswith("predict: hires at most 10 containers (no GPU, 4 cores, 4 GiB), 10 min")
+
+
+def test_evaluate_brings_the_report_home(cloud: Cloud, tmp_path: Path) -> None:
+    weights = cloud.world.path("runs/r/best.safetensors")
+    words = f"evaluate --out {tmp_path}/report"
+    there = cloud.mai(f"{words} --data tiny --model r --on modal")
+    assert there.code == 0, there.err
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "<html" in page
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["authentic"] == 4
+    here = cloud.mai(f"{words} --data {cloud.data} --model {weights} --prepared {tmp_path}/p")
+    assert there.out.splitlines()[1:] == here.out.splitlines()[1:]
+    assert there.out.endswith(f"\n\npage: {tmp_path}/report/report.html\n")
+    assert cloud.world.commits["evaluate"] == 1
+    # Without --out it goes into the run's folder here, which has no weights.
+    assert cloud.mai(f"evaluate --data tiny --model r --runs {tmp_path}/runs --on modal").code == 0
+    assert (tmp_path / "runs" / "r" / "report-test" / "report.json").is_file()
+
+
+def test_calibrate_and_twins_change_the_volume(cloud: Cloud, tmp_path: Path) -> None:
+    before = cloud.world.path("runs/r/best.safetensors").read_bytes()
+    cloud.mai(f"train --data tiny --name other {TRAIN} --on modal")
+    done = cloud.mai("calibrate --data tiny --model other --on modal")
+    assert done.code == 0, done.err
+    assert "20 authentic and 20 synthetic images, in four tiers" in done.out
+    assert done.out.endswith("calibrated: run other on the Volume\n")
+    assert cloud.world.path("runs/other/best.safetensors").read_bytes() != before
+    assert cloud.world.path("runs/r/best.safetensors").read_bytes() == before
+
+    data = write_data_set(tmp_path / "few", train=2, val=1, test=1)
+    done = cloud.mai(f"twins --data {data} --out few-twins --autoencoder nearest --steps 1 --on modal")
+    assert done.code == 0, done.err
+    assert "few-twins: 3 twins" in done.out
+    assert len(list(cloud.world.path("data/few-twins/train/synthetic/twins").rglob("*.png"))) == 2
+    assert cloud.world.commits["calibrate"] == cloud.world.commits["twins"] == 1
+
+
+def test_a_sweep_shows_runs_that_finished_and_why_others_did_not(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = cloud.app.train.raw
+
+    def failing(data: str, settings: dict[str, Any]) -> dict[str, Any]:
+        if settings["seed"] == 2:
+            raise ValueError("the machine burnt")
+        error = {"mai_error": "no such weights", "kind": "CheckpointError", "reason": ""}
+        return error if settings["seed"] else train(data, settings)
+
+    monkeypatch.setattr(cloud.app.train, "raw", failing)
+    since = len(cloud.world.calls)
+    sweep = cloud.app.sweep_settings
+    done = run(lambda: sweep("tiny", "epochs=1; batch-size=8;crop-size=32; precision=float32", 3, "s", True))
+    assert done.code == 1, done.err
+    name = "s-epochs-1-batch-size-8-crop-size-32-precision-float32"
+    assert f"{name}-seed1: no such weights" in done.out
+    assert f"{name}-seed2: ValueError: the machine burnt" in done.out
+    assert "1 of 3" in done.out
+    assert done.out.endswith("results: runs/s/sweep.json\n")
+    assert "sweep: hires at most 3 containers" in done.err
+    assert cloud.world.runs[-1] == {"detach": True}
+    assert cloud.world.path("runs/s/sweep.json").is_file()
+    assert cloud.called(since) == ["prepare_folder", "run_sweep", "train"]
+    for _, (_, settings) in cloud.world.calls[since + 1 :]:
+        assert not set(settings) & set(LOCAL_FIELDS)
+
+
+def test_a_scan_of_files_here_and_there(cloud: Cloud, tmp_path: Path) -> None:
+    (tmp_path / "many").mkdir()
+    pictures = sorted(cloud.data.rglob("*.png"))
+    for i in range(39):
+        (tmp_path / "many" / f"{i:02}.png").symlink_to(pictures[i % len(pictures)])
+    (tmp_path / "many" / "broken.jpg").write_text("no picture")
+    out = tmp_path / "scan.jsonl"
+    done = run(lambda: cloud.app.scan_files(str(tmp_path / "many"), str(out), "r"))
+    assert done.code == 1, done.err
+    assert done.out.startswith("40 files: ")
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len({row["path"] for row in rows}) == len(rows) == 40
+    assert sum(row["error"] is not None for row in rows) == 1
+    # Again, with half of the rows: the others alone are sent.
+    out.write_text("".join(line + "\n" for line in out.read_text().splitlines()[:30]))
+    since = len(cloud.world.calls)
+    assert cloud.mai(f"scan {tmp_path}/many --out {out} --model r --on modal").code == 1
+    assert sum(len(chunk) for _, (chunk,) in cloud.world.calls[since:]) == 10
+    assert len(out.read_text().splitlines()) == 40
+
+    there = cloud.mai(f"scan tiny --out {tmp_path}/there.jsonl --model r --on modal")
+    assert there.code == 0, there.err
+    paths = [json.loads(line)["path"] for line in (tmp_path / "there.jsonl").read_text().splitlines()]
+    assert sorted(paths) == sorted(f"tiny/{path.relative_to(cloud.data)}" for path in pictures)
+
+
+def test_what_goes_wrong_there_is_one_line_and_exit_code_2_here(cloud: Cloud, tmp_path: Path) -> None:
+    picture = next(cloud.data.rglob("*.png"))
+    commands = {
+        "train --data nowhere --on modal": "mai: on Modal: ",
+        "evaluate --data nowhere --on modal": "mai: on Modal: ",
+        "calibrate --data tiny --model lion --on modal": "mai: on Modal: model 'lion' not found",
+        f"predict {picture} --model lion --on modal": "mai: on Modal: model 'lion' not found",
+        f"scan {picture} --out {tmp_path}/s.jsonl --model lion --on modal": "mai: on Modal: model 'lion' not found",
+        f"scan nowhere --out {tmp_path}/s.jsonl --on modal": "mai: on Modal: ",
+        "sweep --data nowhere --on modal": "mai: on Modal: ",
+        "twins --data nowhere --out x --on modal": "mai: on Modal: ",
+        "prepare --source posters --require lion --on modal": "mai: on Modal: ",
+        "prepare --list --on modal": "mai: --list and folders are for this machine",
+        f"predict {picture} --heatmap {tmp_path} --on modal": "mai: --heatmap runs on the local machine only",
+        f"predict {picture} --on hosted": "mai: not found on Modal (App 'mai' not found in environment 'main'); "
+        "`modal deploy modal_app.py` hosts the app",
+    }
+    for words, said in commands.items():
+        done = cloud.mai(words)
+        assert done.code == 2, words
+        assert done.out == "", words
+        errors = [line for line in done.err.splitlines() if line.startswith("mai: ")]
+        assert len(errors) == 1, done.err
+        assert errors[0].startswith(said), errors[0]
+        assert "Traceback" not in done.err
+
+
+def test_a_crash_there_is_one_line_here_too(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(cloud.app.calibrate, "raw", crash)
+    done = cloud.mai("calibrate --data tiny --on modal")
+    assert (done.code, done.err.splitlines()[-1]) == (2, "mai: on Modal: ZeroDivisionError: division by zero")
+
+
+def test_local_entry_is_the_same_command_line(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["predict", str(cloud.data / "test" / "authentic"), "--model", "r", "--format", "csv", "--on", "modal"]
+    monkeypatch.setattr(sys, "argv", ["local_entry.py", *words])
+    done = run(lambda: runpy.run_path(str(ROOT / "local_entry.py"), run_name="__main__"))
+    assert done.code == 0, done.err
+    assert done.out == cloud.mai(" ".join(words)).out
+
+
+def test_the_hosted_app_answers_python_and_http_with_the_same_rows(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud.world, "deployed", True)
+    picture = next((cloud.data / "test" / "synthetic").rglob("*.png"))
+    weights = cloud.world.path("runs/r/best.safetensors")
+    row = json.loads(cloud.mai(f"predict {picture} --evidence --format json --model {weights}").out)[0]
+    file = ("p", picture.read_bytes())
+    hosted = cloud.client.hosted_judge("r").remote(file)
+    assert hosted.pop("facts")["name"] == "r"
+    assert json.loads(json.dumps(hosted)) == row | {"path": "p"}
+    [again] = cloud.app.predict.remote([file], "r")
+    assert again["p_synthetic"] == row["p_synthetic"]
+    words = f"predict {picture} --evidence --format json --model r"
+    assert json.loads(cloud.mai(f"{words} --on hosted").out)[0] == row
+
+    client = TestClient(cloud.world.serve("api"), base_url="https://mai.modal.run")
+    files = [("a", ("p", file[1])), ("b", ("README.md", b"# no picture"))]
+    answer = client.post("/v1/predict?model=r", files=files)
+    assert answer.status_code == 200, answer.text
+    first, second = answer.json()["predictions"]
+    assert first == row | {"path": "p"}
+    assert "is no JPEG" in second["error"]
+    assert client.post("/v1/predict?model=nowhere", files=files).status_code == 422
+    heatmap = client.post("/v1/heatmap?model=r", files=files[:1])
+    assert heatmap.headers["content-type"] == "image/png"
+    names = [facts["name"] for facts in client.get("/v1/models").json()["models"]]
+    assert {"r", "traces"} <= set(names)
+    assert "page" not in cloud.world.functions
+
+
+def test_another_gpu_and_the_open_page(tmp_path: Path, data_set: Path) -> None:
+    with fake_cloud(tmp_path, MAI_GPU="H100:2", MAI_OPEN_PAGE="1") as (world, app, _client):
+        assert world.functions["train"].settings["gpu"] == ["H100:2"]
+        assert world.functions["prepare_folder"].settings["gpu"] is None
+        assert app.page is world.functions["page"]
+        assert app.page.raw.fake_options == {"max_inputs": 32}
+        world.deployed = True
+        client = TestClient(world.serve("page"), base_url="https://mai.modal.run")
+        assert "<html" in client.get("/").text
+        picture = next(data_set.rglob("*.png"))
+        answer = client.post("/v1/predict?model=lion", files=[("a", ("p", picture.read_bytes()))])
+        assert answer.json()["models"][0]["name"] == "traces"  # whatever is asked for
+        assert [facts["name"] for facts in client.get("/v1/models").json()["models"]] == ["traces"]
+
+
+def test_machines_limits_and_mounts_are_what_was_meant(cloud: Cloud) -> None:
+    hours = 3600
+    everything = {**cloud.world.functions, **cloud.world.classes}
+    found = {name: one.settings for name, one in everything.items()}
+    assert {name: (one["gpu"], one["timeout"] / hours, one["max_containers"]) for name, one in found.items()} == {
+        "make_demo_data": (None, 24, 1),
+        "prepare_folder": (None, 24, 1),
+        "prepare": (None, 24, 1),
+        "prepare_unit": (None, 6, 10),
+        "train": (["L4", "A10", "T4"], 24, 8),
+        "run_sweep": (None, 24, 1),
+        "evaluate": (["L4", "A10", "T4"], 4, 1),
+        "calibrate": (["L4", "A10", "T4"], 4, 1),
+        "twins": (["L4", "A10", "T4"], 24, 8),
+        "Judge": (None, 1 / 6, 10),
+        "draw_heatmap": (None, 1 / 6, 10),
+        "list_models": (None, 1 / 6, 2),
+        "predict": (None, 1 / 2, 4),
+        "api": (None, 1 / 2, 4),
+        "Scanner": (None, 1 / 2, 20),
+        "list_images": (None, 24, 1),
+    }
+    carried_on = {
+        name for name, one in found.items() if one.get("retries") == {"initial_delay": 0.0, "max_retries": 10}
+    }
+    assert carried_on == {"prepare_folder", "prepare", "prepare_unit", "train", "run_sweep", "twins"}
+    assert {name for name, one in found.items() if one.get("single_use_containers")} == {
+        "prepare_folder",
+        "prepare",
+        "train",
+    }
+    writing = {name for name, one in found.items() if any(v.writable for v in one.get("volumes", {}).values())}
+    assert writing == {"make_demo_data", "evaluate", "calibrate", *carried_on}
+    for name in writing:
+        assert "volume.commit()" in inspect.getsource(inspect.unwrap(cloud.world.functions[name].raw)), name
+    assert found["Judge"]["enable_memory_snapshot"]
+    assert cloud.world.classes["Judge"].marked["judge"].fake_options == {"max_batch_size": 32, "wait_ms": 50}
+    assert cloud.app.api.raw.fake_options == {"max_inputs": 32, "requires_proxy_auth": True}
+
+
+def test_the_image_has_the_lock_and_the_whole_package(cloud: Cloud) -> None:
+    calls = {name: (args, options) for name, args, options in cloud.app.image.calls}
+    assert calls["debian_slim"][1] == {"python_version": "3.11"}
+    assert calls["pip_install_from_requirements"][0] == (str(ROOT / "requirements.lock"),)
+    assert calls["add_local_python_source"] == (("mai_app",), {"ignore": ["**/__pycache__/**"]})
+
+
+def test_every_command_of_the_table_has_its_function(cloud: Cloud) -> None:
+    for name, command in cli.COMMANDS.items():
+        if command.on_modal:
+            assert list(inspect.signature(getattr(cloud.client, command.on_modal)).parameters) == [
+                "config",
+                "app",
+                "output",
+            ], name
+
+
+def test_the_callers_machine_needs_none_of_the_heavy_packages() -> None:
+    code = (
+        "import sys; import modal_client, modal_app;"
+        "heavy = {'torch', 'torchvision', 'pyarrow', 'matplotlib', 'scipy', 'sklearn', 'fastapi'} & set(sys.modules);"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_installed_wheel_has_what_modal_needs() -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert set(wheel["only-include"]) == {"mai_app", "modal_app.py", "modal_client.py"}
+    assert wheel["force-include"] == {"requirements.lock": "mai_app/requirements.lock"}
+
+
+def test_the_fake_finds_mistakes(tmp_path: Path) -> None:
+    world = World(tmp_path / "volume")
+    fake: Any = world.module()
+    app, volume = fake.App("mai"), fake.Volume.from_name("mai", version=2)
+    for mistake in (
+        lambda: app.function(gpus=["L4"]),
+        lambda: fake.Volume.from_name("mai", create=True),
+        lambda: fake.Image.debian_slim(python="3.11"),
+        lambda: fake.batched(max_size=3),
+        lambda: fake.Retries(initial_delay=0.0, retries=3),
+        lambda: crossing({"folder": [Path("here")]}),
+    ):
+        with pytest.raises(TypeError):
+            mistake()
+
+    def write(commit: bool) -> None:
+        world.path("file").write_text("new" if commit else "newer")
+        if commit:
+            volume.commit()
+
+    function: Function = app.function(volumes={PurePosixPath("/mai"): volume})(write)
+    with pytest.raises(Exception, match="not found"):
+        function.remote(True)
+    with app.run():
+        function.remote(True)
+        with pytest.raises(AssertionError, match=r"write has not committed .*file"):
+            function.remote(False)
+    assert world.commits == {"write": 1}
