@@ -124,16 +124,6 @@ def test_the_lock_file_is_exact_and_names_no_place() -> None:
     assert "torchvision==0.29.2" in lines
 
 
-def test_the_wheel_takes_along_what_an_installed_mai_needs() -> None:
-    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel["packages"] == ["mai_app"]
-    assert (ROOT / "mai_app" / "py.typed").is_file()
-    # `mai … --on modal` imports these, and the image is built from the lock.
-    assert {"modal_app.py", "modal_client.py", "requirements.lock"} == set(wheel["force-include"])
-    assert all((ROOT / name).is_file() for name in wheel["force-include"])
-    assert wheel["force-include"]["requirements.lock"] == "mai_app/requirements.lock"
-
-
 def test_one_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == mai_app.__version__
