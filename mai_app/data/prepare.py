@@ -14,9 +14,8 @@ from pathlib import Path
 
 from mai_app.config import SPLITTING, PrepareConfig, Splitting
 from mai_app.core.files import locked, write_text
-from mai_app.core.log import bar, say
+from mai_app.core.log import bar, say, stop_signals
 from mai_app.core.parallel import ordered_map
-from mai_app.core.signals import stop_signals
 from mai_app.data.layout import Record
 from mai_app.data.plan import FolderShard, Plan, RemoteShard, Shard, bytes_needed, make_plan, plan_folder
 from mai_app.data.prepared import PreparedSet, find_prepared, open_prepared

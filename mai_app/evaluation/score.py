@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mai_app import __version__
-from mai_app.config import DOUBT_LIMITS, TIERS
+from mai_app.config import QUALITY_LIMITS, TIERS
 from mai_app.core.files import append_rows, resume_rows
 from mai_app.core.log import bar, say
 from mai_app.core.parallel import ordered_map
@@ -22,9 +22,8 @@ from mai_app.data.prepared import PreparedSet, find_prepared, open_prepared
 from mai_app.errors import DataError, ImageError
 from mai_app.evaluation.audit import file_properties
 from mai_app.images.decode import DecodedImage, Pixels, decode, read_file
-from mai_app.images.degrade import TIER_SETTINGS, degrade
 from mai_app.images.preprocess import to_inputs
-from mai_app.images.quality import doubt
+from mai_app.images.quality import TIER_SETTINGS, degrade, unjudgeable_reason
 from mai_app.inference.detector import Detector
 
 TRAIN_FILES: Final = 1000
@@ -110,7 +109,7 @@ def score(detector: Detector, images: Images, split: str, workers: int, path: Pa
 
 def seen_by(detector: Detector, versions: dict[str, DecodedImage]) -> tuple[dict[str, str | None], list[Pixels]]:
     """For each of an image's versions, by name, the reason for doubt (or None), and the detector's inputs of it."""
-    doubts = {name: doubt(version.pixels, version.jpeg_quality) for name, version in versions.items()}
+    doubts = {name: unjudgeable_reason(version.pixels, version.jpeg_quality) for name, version in versions.items()}
     return doubts, [to_inputs(version.pixels, detector.info.preprocessing) for version in versions.values()]
 
 
@@ -133,7 +132,7 @@ def score_records(
         "mai_version": __version__,
         "weights": detector.checkpoint.weights_sha256,
         "preprocessing": asdict(detector.info.preprocessing),
-        "doubt": asdict(DOUBT_LIMITS),
+        "doubt": asdict(QUALITY_LIMITS),
         "data": images.data,
         **header,
     }

@@ -17,9 +17,8 @@ from mai_app import __version__
 from mai_app.config import Preprocessing, TrainConfig
 from mai_app.core.device import choose_device, choose_precision, describe_device, loader_workers
 from mai_app.core.files import locked
-from mai_app.core.log import bar, say
+from mai_app.core.log import bar, say, stop_signals
 from mai_app.core.metrics import auroc
-from mai_app.core.signals import stop_signals
 from mai_app.data.batches import TrainingImages, draw_epoch, training_batches, validation_batches
 from mai_app.data.prepare import prepare
 from mai_app.data.prepared import PreparedSet

@@ -12,14 +12,12 @@ import torch
 from mai_app.config import TwinsConfig
 from mai_app.core.device import choose_device, describe_device
 from mai_app.core.files import append_rows, describe_changes, locked, resume_rows, write_bytes, write_text
-from mai_app.core.log import bar, say
+from mai_app.core.log import bar, say, stop_signals
 from mai_app.core.parallel import ordered_map
-from mai_app.core.signals import stop_signals
 from mai_app.data.prepare import prepare
 from mai_app.data.prepared import PreparedSet, find_prepared
 from mai_app.errors import DataError, ImageError
 from mai_app.images.decode import DecodedImage, Pixels, decode, read_file
-from mai_app.images.reencode import GRID, psnr, saved_alike, window
 from mai_app.training.autoencoder import (
     DECODERS,
     Reconstruct,
@@ -29,7 +27,17 @@ from mai_app.training.autoencoder import (
     small_reconstruction,
     train_small,
 )
-from mai_app.training.pairs import FOLDER, Unpaired, counterpart, link_images, write_manifest
+from mai_app.training.pairs import (
+    FOLDER,
+    GRID,
+    Unpaired,
+    counterpart,
+    link_images,
+    psnr,
+    saved_alike,
+    window,
+    write_manifest,
+)
 
 STATE: Final = ".twins"
 """Hidden folder with settings, trained weights, and a log with one row per image that is done."""
