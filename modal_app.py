@@ -342,7 +342,7 @@ def _find_data(name: str) -> Path:
 
 
 def _create_web(open_page: bool) -> Any:
-    from mai_app.remote.web import create_hosted_app
+    from mai_app.serve.server import create_hosted_app
 
     heatmap, models = draw_heatmap.remote.aio, list_models.remote.aio
     return create_hosted_app(lambda model: _judge_of(model).remote.aio, heatmap, models, open_page)

@@ -23,9 +23,9 @@ WINGS = (
     "data",
     "evaluation",
     "training",
+    "remote",
     "serve",
     "demo",
-    "remote",
     "cli",
     "__main__",
 )

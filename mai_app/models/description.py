@@ -111,7 +111,7 @@ def training_flags(training: Mapping[str, Any]) -> list[str]:
     for item in fields(TrainConfig):
         value, flag = training.get(item.name), item.name.replace("_", "-")
         if isinstance(value, bool):
-            words += [] if value == item.default else [f"--{flag}" if value else f"--no-{flag}"]
+            words.append(f"--{flag}" if value else f"--no-{flag}")
         elif value not in (None, ""):
             words += [f"--{flag}", str(value)]
     return words
