@@ -208,12 +208,12 @@ def evaluate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
 @app.function(image=image, volumes=writable, **EVALUATOR.asked())
 def calibrate(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Fit a run's scores on a data set's val part; returns what it comes to, in words."""
-    from mai_app.evaluation.calibrate import recalibrate, text_table  # noqa: PLC0415
+    from mai_app.evaluation.calibrate import calibrate_checkpoint, text_table  # noqa: PLC0415
 
     volume.reload()
     config = CalibrateConfig(data=_on_volume(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
     try:
-        path, calibration = recalibrate(config)
+        path, calibration = calibrate_checkpoint(config)
     except MaiError as error:
         return refusal(error)
     volume.commit()

@@ -19,7 +19,7 @@ from mai_app.core import metrics
 from mai_app.core.display import show_interval, show_percent
 from mai_app.evaluation.evaluate import evaluate
 from mai_app.evaluation.model_card import NETWORKS, training_flags
-from mai_app.evaluation.model_card_figures import escaped
+from mai_app.evaluation.model_card_figures import escape
 from mai_app.models.calibration import TierRates
 from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
 from mai_app.models.networks import MODELS
@@ -217,4 +217,4 @@ def test_every_network_has_its_words() -> None:
 
 
 def test_a_name_marks_nothing_up() -> None:
-    assert escaped("a|b*c*\n`d`<e>&amp;") == "a\\|b\\*c\\*\\\\n\\`d\\`\\<e\\>\\&amp;"
+    assert escape("a|b*c*\n`d`<e>&amp;") == "a\\|b\\*c\\*\\\\n\\`d\\`\\<e\\>\\&amp;"
