@@ -30,8 +30,8 @@ NOTE: Final = (
 )
 REMEDY: Final = (
     "What MAI does about it: training degrades the images of both classes alike, by the same rescaling and JPEG "
-    "compression, so that the file says less about the class; and mai evaluate measures in tiers of degradation that are "
-    "the same for both classes, beside the same baseline of the files alone: a detector that does not beat it has "
+    "compression, so that the file says less about the class; and mai evaluate measures in tiers of degradation that "
+    "are the same for both classes, beside the same baseline of the files alone: a detector that does not beat it has "
     "shown nothing. No training corrects a set whose classes come from different sources. Add synthetic images in the "
     "formats and sizes of the authentic ones, and authentic ones in those of the synthetic ones."
 )

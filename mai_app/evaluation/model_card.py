@@ -10,6 +10,7 @@ from typing import Any, Final
 from mai_app.config import (
     DOUBT_LIMITS,
     FPR_CEILING,
+    RECIPES,
     SHOWN_SCORES,
     TIERS,
     UNSURE_ACCURACY,
@@ -204,6 +205,8 @@ def _commands(checkpoint: Checkpoint, report: Report, others: Sequence[Report]) 
 def training_flags(training: Mapping[str, Any]) -> list[str]:
     """The flags of `mai train` for the settings that a checkpoint names, as far as this MAI knows them."""
     words = []
+    # A setting that the checkpoint's MAI did not have yet was as the first MAI did it.
+    training = RECIPES["baseline"] | dict(training)
     for item in fields(TrainConfig):
         value, flag = training.get(item.name), item.name.replace("_", "-")
         if isinstance(value, bool):

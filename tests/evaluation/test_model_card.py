@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mai_app.cli import main, parse
-from mai_app.config import TIERS, EvaluateConfig, TrainConfig
+from mai_app.config import TIERS, EvaluateConfig, TrainConfig, from_recipe
 from mai_app.core import metrics
 from mai_app.core.display import show_interval, show_percent
 from mai_app.evaluation.evaluate import evaluate
@@ -154,7 +154,14 @@ def test_settings_become_flags_and_back() -> None:
     config = TrainConfig(data=Path("x"), degrade=False, frozen=True, ema=0.999, start_from="imagenet", model="resnet18")
     words = training_flags(settings(config))
     assert parse(["train", "--data", "x", *words]) == config
-    assert training_flags({"seed": 3, "unheard_of": 1, "degrade": True, "start_from": ""}) == ["--seed", "3"]
+    assert training_flags({**settings(config), "unheard_of": 1}) == words
+
+
+def test_flags_for_an_earlier_checkpoint_are_the_baselines_where_it_names_no_setting() -> None:
+    words = training_flags({"seed": 3, "degrade": True, "start_from": ""})
+    assert parse(["train", "--data", "x", *words]) == dataclasses.replace(
+        from_recipe("baseline", Path("x"), seed=3, degrade=True), recipe="traces"
+    )
 
 
 def test_what_does_not_belong_together_is_refused(
