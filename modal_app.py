@@ -188,11 +188,11 @@ def evaluate(data: str, settings: dict[str, Any]) -> Payload:
 @return_errors
 def calibrate(data: str, settings: dict[str, Any]) -> Payload:
     """Calibrate a run's scores on a data set's val part; returns a table of the result as text, and the run's name."""
-    from mai_app.evaluation.calibrate import recalibrate, text_table
+    from mai_app.evaluation.calibrate import calibrate_checkpoint, text_table
 
     volume.reload()
     config = CalibrateConfig(data=_find_data(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
-    path, calibration = recalibrate(config)
+    path, calibration = calibrate_checkpoint(config)
     volume.commit()
     return {"text": text_table(calibration), "run": path.parent.name}
 

@@ -202,20 +202,20 @@ def _prepare(config: PrepareConfig) -> int:
 def _audit(config: AuditConfig) -> int:
     from mai_app.core.files import write_text  # noqa: PLC0415
     from mai_app.data.prepare import prepare  # noqa: PLC0415
-    from mai_app.evaluation.audit import audit, over  # noqa: PLC0415
-    from mai_app.evaluation.audit_page import html_page, text  # noqa: PLC0415
+    from mai_app.evaluation.audit import audit, exceeds_limit  # noqa: PLC0415
+    from mai_app.evaluation.audit_page import html_page, text_report  # noqa: PLC0415
 
     prepared = prepare(config.data, config.prepared)
     report = audit(prepared.table, prepared.rejected(), str(config.data))
     out = config.out or prepared.folder / "audit"
     write_text(out / "audit.json", json.dumps(report, indent=1) + "\n")
     write_text(out / "audit.html", html_page(report, prepared.table))
-    print(f"{text(report)}\n\npage: {out / 'audit.html'}")
+    print(f"{text_report(report)}\n\npage: {out / 'audit.html'}")
     if not config.strict:
         return 0
     if report["all"]["auroc"]["value"] is None:
         raise MaiError(f"--strict: nothing could be measured: {report['all']['reason']}")
-    if over(report, config.limit):
+    if exceeds_limit(report, config.limit):
         print(f"mai: the files alone reach an AUROC over {config.limit}", file=sys.stderr)
         return 3
     return 0
@@ -248,9 +248,9 @@ def _sweep(config: SweepConfig) -> int:
 
 
 def _calibrate(config: CalibrateConfig) -> int:
-    from mai_app.evaluation.calibrate import recalibrate, text_table  # noqa: PLC0415
+    from mai_app.evaluation.calibrate import calibrate_checkpoint, text_table  # noqa: PLC0415
 
-    path, calibration = recalibrate(config)
+    path, calibration = calibrate_checkpoint(config)
     print(f"{text_table(calibration)}\n\ncalibrated: {path}. Next: mai evaluate --data {config.data} --model {path}")
     return 0
 

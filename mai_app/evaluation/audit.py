@@ -1,4 +1,4 @@
-"""What the files alone give away: how well format, size and JPEG quality predict the class, with no look at a pixel."""
+"""Data set audit: how well format, size and JPEG quality alone predict an image's class, without its pixels."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,12 +18,12 @@ from mai_app.evaluation.audit_counts import (
     FORMATS,
     Floats,
     Ints,
-    column_codes,
+    count_codes,
     counts_by,
+    describe_property,
     duplicates,
-    plain_reason,
-    statements,
-    tally,
+    encode_column,
+    generalize_reason,
 )
 from mai_app.images.decode import DecodedImage
 
@@ -32,20 +32,20 @@ Folds = list[tuple[Ints, Ints]]
 
 PROPERTIES: Final = ("format", "width", "height", "aspect", "bytes a pixel", "JPEG quality")
 SAMPLE: Final = 50_000
-"""Of more images than this, a seeded sample is measured: half a minute's work, and an interval of ±0.005."""
+"""Larger data sets are measured on a seeded sample of this size: half a minute, and an interval of ±0.005."""
 _FOLDS: Final = 5
-_FEWEST: Final = 10
-"""Images of a class below which nothing is measured."""
+_MIN_IMAGES: Final = 10
+"""Minimum number of images of a class; with fewer, nothing is measured."""
 _TREES: Final = 60
 _BINS: Final = 255
-"""Values of a property told apart, the most that the trees can."""
+"""Histogram bins of a property, the maximum that the trees allow."""
 _ROUNDS: Final = 200
-"""Bootstrap rounds, as many as the groups of an evaluation get."""
+"""Bootstrap rounds, as for the groups of an evaluation."""
 _BAGS: Final = 1000
 
 
 def file_properties(image: DecodedImage) -> list[float]:
-    """The PROPERTIES of an image's file as numbers; the format by its place in a list, no JPEG has quality 0."""
+    """The PROPERTIES of an image's file as numbers; the format by its index in FORMATS, quality 0 if no JPEG."""
     height, width = image.pixels.shape[:2]
     return [
         float(FORMATS.index(image.format)),
@@ -59,7 +59,7 @@ def file_properties(image: DecodedImage) -> list[float]:
 
 def table_properties(table: pa.Table) -> Floats:
     """The PROPERTIES (n, 6) of a manifest's rows, as file_properties gives them; an unknown format is NaN."""
-    codes, names = column_codes(table, "format")
+    codes, names = encode_column(table, "format")
     formats = np.array([float(FORMATS.index(name)) if name in FORMATS else np.nan for name in names])
     width, height, size, quality = (
         np.asarray(table.column(name).cast(pa.float64()).fill_null(0.0).to_numpy(), dtype=np.float64)
@@ -77,16 +77,16 @@ def format_only_scores(
     """Scores (n,) of the baseline that sees files' properties alone, for the `judged` (n, 6) files.
 
     Boosted trees (scikit-learn's histogram gradient boosting, after LightGBM, Ke et al. 2017), fitted on the `train`
-    files; where there are too few of either class, fitted and judged by five-fold cross-validation on the judged
-    files themselves, or NaN if they are too few for that, too.
+    files; with too few of either class there, by five-fold cross-validation on the judged files themselves. NaN if
+    those are too few as well.
     """
     trees = _trees([0])
-    # So little work is done before threads have found each other; on a busy machine they would wait for long.
+    # One thread: on so little data, several cost more in synchronization than they gain.
     with threadpool_limits(1):
-        if np.bincount(train_labels, minlength=2).min() >= _FEWEST:
+        if np.bincount(train_labels, minlength=2).min() >= _MIN_IMAGES:
             trees.fit(np.asarray(train), train_labels)
             return np.asarray(trees.predict_proba(np.asarray(judged))[:, 1], dtype=np.float64)
-        if np.bincount(labels, minlength=2).min() >= _FEWEST:
+        if np.bincount(labels, minlength=2).min() >= _MIN_IMAGES:
             folds = StratifiedKFold(5, shuffle=True, random_state=0)
             scores = cross_val_predict(trees, np.asarray(judged), labels, cv=folds, method="predict_proba")
             return np.asarray(scores[:, 1], dtype=np.float64)
@@ -94,25 +94,25 @@ def format_only_scores(
 
 
 def audit(table: pa.Table, refused: list[dict[str, str]], name: str, seed: int = 0) -> dict[str, Any]:
-    """How well the files alone predict the class of a prepared set's images, and what else is odd about the set.
+    """Measure how well file properties alone predict the class in a prepared set, and count its duplicates and rejects.
 
     `table` is the manifest, a row an image: file, label (0, 1), split ("" where left out), left_out (why, or ""),
     group (of its duplicates), source, generator, kind, format, width, height, file_bytes, jpeg_quality (null if no
     JPEG), sha256 (of the pixels), given_split. `refused` names the files that could not be read: file, reason, source.
 
     Synthetic images are often PNG of one size and authentic ones JPEG of many, and detectors learn that (Grommelt et
-    al. 2024, "Fake or JPEG?"). So boosted trees that see PROPERTIES alone are judged by the AUROC, 0 to 1, of scores
-    that each image gets from trees that have seen none of its duplicates (five-fold cross-validation by `group`);
-    then each property alone; then all of them with whole sources held out, since a source's own way of saving files
-    tells its images' class without telling a new source's. Intervals are 95 % bootstrap ones: of images, and of
-    sources where sources are held out. They take the trees as given: on small sets they are somewhat too narrow.
+    al. 2024, "Fake or JPEG?"). Boosted trees see PROPERTIES alone; the measure is the AUROC, 0 to 1, of out-of-fold
+    scores (five-fold cross-validation grouped by `group`, so that no image is scored by trees fitted on a duplicate):
+    of all properties, of each alone, and of all with whole sources held out, since how a source saves its files
+    predicts the class of its own images and not of a new source's. Intervals are 95 % bootstrap ones, over images, or
+    over sources where sources are held out. They take the trees as given: on small sets they are somewhat too narrow.
 
     Returns plain values for JSON. What can't be measured is None, and `reason` says why; nothing is raised for that.
     """
     labels = np.asarray(table.column("label").to_numpy(), dtype=np.int64)
-    codes, reasons = column_codes(table, "left_out")
+    codes, reasons = encode_column(table, "left_out")
     used = np.array([not reason for reason in reasons], dtype=bool)[codes]
-    x, groups, sources = table_properties(table), column_codes(table, "group")[0], column_codes(table, "source")[0]
+    x, groups, sources = table_properties(table), encode_column(table, "group")[0], encode_column(table, "source")[0]
     rows = _sample(np.flatnonzero(used), labels, seed)
     every = np.ones(len(labels), dtype=bool)
     report = {
@@ -129,21 +129,21 @@ def audit(table: pa.Table, refused: list[dict[str, str]], name: str, seed: int =
         "kinds": counts_by(table, "kind", labels, used, every),
         "generators": counts_by(table, "generator", labels, used, labels == 1),
         "duplicates": duplicates(table, groups, labels),
-        "left_out": dict(Counter({str(reasons[i]): int(n) for i, n in tally(codes[~used])}).most_common()),
+        "left_out": dict(Counter({str(reasons[i]): int(n) for i, n in count_codes(codes[~used])}).most_common()),
         "refused": {
             "count": len(refused),
-            "reasons": dict(Counter(plain_reason(row) for row in refused).most_common()),
+            "reasons": dict(Counter(generalize_reason(row) for row in refused).most_common()),
             "files": [{"file": row["file"], "reason": row["reason"]} for row in refused[:20]],
         },
     }
     order = {"train": 0, "val": 1, "test": 2}
     report["splits"].sort(key=lambda row: order.get(row["name"], 3))
     for row in report["properties"]:
-        row["statements"] = statements(row["name"], x[used, PROPERTIES.index(row["name"])], labels[used])
+        row["statements"] = describe_property(row["name"], x[used, PROPERTIES.index(row["name"])], labels[used])
     return report
 
 
-def over(report: dict[str, Any], threshold: float) -> bool:
+def exceeds_limit(report: dict[str, Any], threshold: float) -> bool:
     """Whether the files' properties together, cross-validated by groups, reach an AUROC above the threshold (0 to 1).
 
     False where that could not be measured: report["all"]["reason"] then says why.
@@ -178,13 +178,13 @@ def _measure(x: Floats, labels: Ints, groups: Ints, sources: Ints, seed: int) ->
     """The AUROCs: of all properties, of each alone, of all where whole sources are held out; and the ROC curve."""
     folds, reason = _folds(labels, groups, "duplicate group", 2, seed)
     scores = _out_of_fold(x, labels, folds, [0])
-    area, at_half = _figure(metrics.auroc, scores, labels), _figure(_at_half, scores, labels)
+    area, at_half = _estimate(metrics.auroc, scores, labels), _estimate(_accuracy_at_half, scores, labels)
     fpr, tpr = metrics.roc_curve(scores, labels) if folds else (np.zeros(1), np.zeros(1))
     kept = np.unique(np.linspace(0, len(fpr) - 1, 200).astype(np.int64))
     singles: list[dict[str, Any]] = []
     for i, name in enumerate(PROPERTIES):
         alone = _out_of_fold(x[:, [i]], labels, folds, [0] if name == "format" else [])
-        single = _figure(metrics.auroc, alone, labels)
+        single = _estimate(metrics.auroc, alone, labels)
         predicts = None if single["value"] is None else max(single["value"], 1 - single["value"])
         singles.append({"name": name, "auroc": single, "predicts": predicts})
     singles.sort(key=lambda row: -(row["predicts"] or 0))
@@ -195,7 +195,7 @@ def _measure(x: Floats, labels: Ints, groups: Ints, sources: Ints, seed: int) ->
     alone_in = np.bincount(pairs[:, 0], minlength=groups.max(initial=0) + 1)[groups] == 1
     x, labels, sources = x[alone_in], labels[alone_in], np.unique(sources[alone_in], return_inverse=True)[1]
     source_folds, source_reason = _folds(labels, sources, "source", _FOLDS, seed)
-    held_out = _figure(metrics.auroc, _out_of_fold(x, labels, source_folds, [0]), labels, sources)
+    held_out = _estimate(metrics.auroc, _out_of_fold(x, labels, source_folds, [0]), labels, sources)
     gap = None if area["value"] is None or held_out["value"] is None else area["value"] - held_out["value"]
     return {
         "all": {"auroc": area, "balanced_accuracy": at_half, "folds": len(folds), "reason": reason},
@@ -212,19 +212,20 @@ def _measure(x: Floats, labels: Ints, groups: Ints, sources: Ints, seed: int) ->
     }
 
 
-def _folds(labels: Ints, clusters: Ints, word: str, fewest: int, seed: int) -> tuple[Folds, str]:
+def _folds(labels: Ints, clusters: Ints, word: str, min_clusters: int, seed: int) -> tuple[Folds, str]:
     """Up to five folds that part no cluster, or none and the reason."""
     for label, name in enumerate(CLASSES):
-        if (n := int((labels == label).sum())) < _FEWEST:
-            return [], f"{n} {name} images; at least {_FEWEST} of each class are needed"
-    kinds = [len(np.unique(clusters[labels == label])) for label in (0, 1)]
-    if min(kinds) < fewest:
-        name = CLASSES[int(np.argmin(kinds))]
-        return [], f"the {name} images are of {min(kinds)} {word}{'s'[: min(kinds) != 1]}; at least {fewest} are needed"
+        if (n := int((labels == label).sum())) < _MIN_IMAGES:
+            return [], f"{n} {name} images; at least {_MIN_IMAGES} of each class are needed"
+    counts = [len(np.unique(clusters[labels == label])) for label in (0, 1)]
+    if min(counts) < min_clusters:
+        name = CLASSES[int(np.argmin(counts))]
+        plural = "" if min(counts) == 1 else "s"
+        return [], f"the {name} images are of {min(counts)} {word}{plural}; at least {min_clusters} are needed"
     if clusters.max() >= _BAGS:
         # scikit-learn tries every fold for every cluster, slowly. Bags of whole clusters part none either.
         clusters = np.random.default_rng(seed).permutation(clusters.max() + 1)[clusters] % _BAGS
-    parts = StratifiedGroupKFold(min(_FOLDS, *kinds), shuffle=True, random_state=seed)
+    parts = StratifiedGroupKFold(min(_FOLDS, *counts), shuffle=True, random_state=seed)
     folds = [(fit, score) for fit, score in parts.split(clusters, labels, clusters) if len(score)]
     if any(len(np.unique(labels[fit])) < 2 for fit, _ in folds):
         return [], f"nearly all images of a class are of one {word}"
@@ -241,7 +242,7 @@ def _out_of_fold(x: Floats, labels: Ints, folds: Folds, categorical: list[int]) 
     return scores
 
 
-def _figure(
+def _estimate(
     figure: Callable[[Floats, Ints], float], scores: Floats, labels: Ints, clusters: Ints | None = None
 ) -> dict[str, float | None]:
     """A figure with its 95 % bootstrap interval for JSON, None for NaN; whole clusters redrawn where they are given."""
@@ -257,5 +258,5 @@ def _figure(
     return {"value": figure(scores, labels), "low": float(low), "high": float(high)}
 
 
-def _at_half(scores: Floats, labels: Ints) -> float:
+def _accuracy_at_half(scores: Floats, labels: Ints) -> float:
     return metrics.balanced_accuracy(scores, labels, 0.5)

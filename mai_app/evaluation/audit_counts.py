@@ -1,4 +1,4 @@
-"""What a prepared set's manifest holds, counted and in words: images, duplicates, how the classes' files differ."""
+"""Counts of a prepared set's manifest: images by column, duplicates, and how the classes' files differ, in words."""
 
 import re
 from collections import Counter
@@ -14,27 +14,27 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-EXAMPLES: Final = 10
-"""Groups of which files are named."""
+MAX_EXAMPLES: Final = 10
+"""Maximum number of groups whose files are named."""
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
-def column_codes(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
-    """A column of strings as numbers (n,) and what they stand for; null is the empty string."""
+def encode_column(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
+    """Encode a column of strings as codes (n,) and the list of names that they index; null is the empty string."""
     column = table.column(name).cast(pa.string()).fill_null("").combine_chunks().dictionary_encode()
     return np.asarray(column.indices.to_numpy(zero_copy_only=False), dtype=np.int64), column.dictionary.to_pylist()
 
 
-def tally(codes: Ints) -> list[tuple[int, int]]:
-    """Each code that occurs, and how often."""
+def count_codes(codes: Ints) -> list[tuple[int, int]]:
+    """Count how often each code occurs."""
     return [(int(code), int(n)) for code, n in zip(*np.unique(codes, return_counts=True), strict=True)]
 
 
 def counts_by(
     table: pa.Table, column: str, labels: Ints, used: Bools, rows: Bools, refused: Counter[str] | None = None
 ) -> list[dict[str, Any]]:
-    """By a column's names, the largest first: images of either class, and those left out or refused."""
-    codes, names = column_codes(table, column)
+    """Count images by a column's values, the largest first: of either class, left out, and refused (unreadable)."""
+    codes, names = encode_column(table, column)
     which = np.where(used, labels, 2)
     counts = np.bincount(codes[rows] * 3 + which[rows], minlength=3 * len(names)).reshape(-1, 3).tolist()
     table_of = {name: [*row, 0] for name, row in zip(names, counts, strict=True) if any(row)}
@@ -46,38 +46,38 @@ def counts_by(
 
 
 def duplicates(table: pa.Table, groups: Ints, labels: Ints) -> dict[str, Any]:
-    """Groups of more than one image: how many, exact ones among them, and those across given splits or labels."""
+    """Count duplicate groups: all, exact copies, and those that span several given splits or both labels."""
     sizes = np.bincount(groups)
-    copies = np.bincount(column_codes(table, "sha256")[0])
-    given, names = column_codes(table, "given_split")
-    told = np.array([bool(name) for name in names], dtype=bool)[given]
+    copies = np.bincount(encode_column(table, "sha256")[0])
+    given, names = encode_column(table, "given_split")
+    has_split = np.array([bool(name) for name in names], dtype=bool)[given]
     return {
         "groups": int((sizes > 1).sum()),
         "images": int(sizes[sizes > 1].sum()),
         "exact_groups": int((copies > 1).sum()),
         "exact_images": int(copies[copies > 1].sum()),
-        "across_given_splits": _torn(table, groups, given, told, names),
-        "both_labels": _torn(table, groups, labels, np.ones(len(labels), dtype=bool), list(CLASSES)),
+        "across_given_splits": _mixed_groups(table, groups, given, has_split, names),
+        "both_labels": _mixed_groups(table, groups, labels, np.ones(len(labels), dtype=bool), list(CLASSES)),
     }
 
 
-def _torn(table: pa.Table, groups: Ints, values: Ints, rows: Bools, names: list[str]) -> dict[str, Any]:
-    """Groups that hold images of more than one value: how many, of how many images, and for some a file of each."""
+def _mixed_groups(table: pa.Table, groups: Ints, values: Ints, rows: Bools, names: list[str]) -> dict[str, Any]:
+    """Count groups that hold images of more than one value, and their images; examples name a file for each value."""
     pairs, first = np.unique(np.stack([groups[rows], values[rows]], axis=1), axis=0, return_index=True)
-    torn = np.flatnonzero(np.bincount(pairs[:, 0]) > 1)
+    mixed = np.flatnonzero(np.bincount(pairs[:, 0]) > 1)
     files = table.column("file")
     return {
-        "groups": len(torn),
-        "images": int(np.isin(groups[rows], torn).sum()),
+        "groups": len(mixed),
+        "images": int(np.isin(groups[rows], mixed).sum()),
         "examples": [
             {names[pairs[i, 1]]: files[int(np.flatnonzero(rows)[first[i]])].as_py() for i in np.flatnonzero(at)}
-            for at in (pairs[:, 0] == group for group in torn[:EXAMPLES])
+            for at in (pairs[:, 0] == group for group in mixed[:MAX_EXAMPLES])
         ],
     }
 
 
-def statements(name: str, values: Floats, labels: Ints) -> list[str]:
-    """Up to two sentences on how the classes differ in a property: medians, and where their shares differ most."""
+def describe_property(name: str, values: Floats, labels: Ints) -> list[str]:
+    """Describe in up to two sentences how the classes differ in a property: medians, and the largest difference."""
     of = ""
     if name == "JPEG quality":
         of, values, labels = "of the JPEG files: ", values[values > 0], labels[values > 0]
@@ -110,8 +110,8 @@ def _show(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def plain_reason(row: dict[str, str]) -> str:
-    """A reason without what is one file's own: its name, quoted bytes, addresses and numbers (but for "16 bits")."""
+def generalize_reason(row: dict[str, str]) -> str:
+    """Strip a reason of what is specific to one file: name, quoted bytes, addresses, numbers (but for "16 bits")."""
     reason = row["reason"].replace(row["file"], "…")
     reason = re.sub(r"(?<!\w)b?'[^']*'(?!\w)|<[^>]*>|0x[0-9a-f]+", "…", reason)
     return re.sub(r"\d+(?:[.,]\d+)*(?![.,]?\d|-bit| bits| or \d)", "…", reason)

@@ -1,4 +1,4 @@
-"""An audit's figures for people: text for the terminal, and one HTML page with plots and no outside request."""
+"""Audit report for people: text for the terminal, and a self-contained HTML page with plots."""
 
 import html
 import textwrap
@@ -13,15 +13,15 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from mai_app.config import CLASSES
 from mai_app.core.display import cut_text, show_interval, show_number
 from mai_app.evaluation.audit import PROPERTIES, table_properties
-from mai_app.evaluation.audit_counts import Floats, Ints, column_codes
+from mai_app.evaluation.audit_counts import Floats, Ints, encode_column
 from mai_app.evaluation.html import CLASS_COLOURS, new_axes, page, plot_style, svg_text
 
 WIDTH: Final = 110
-ROWS: Final = {"text": 15, "page": 200}
-"""Rows of a table by source, kind or generator; a set from the web has thousands of sources."""
+MAX_ROWS: Final = {"text": 15, "page": 200}
+"""Maximum rows of a table of counts; a set from the web has thousands of sources."""
 TABLES: Final = {"splits": "split", "sources": "source", "kinds": "kind", "generators": "generator"}
 COLOUR: Final = "#009E73"
-"""What concerns both classes, in Okabe and Ito's colours as the classes are."""
+"""For both classes together; from the palette of Okabe and Ito, as the classes' colours are."""
 NOTE: Final = (
     "AUROC: the chance that a synthetic image gets a higher score than an authentic one; 0.5 is chance, 1 is certain. "
     "The scores come from boosted trees that see properties of the file alone, never a pixel; each image is scored by "
@@ -30,10 +30,10 @@ NOTE: Final = (
 )
 REMEDY: Final = (
     "What MAI does about it: training degrades the images of both classes alike, by the same rescaling and JPEG "
-    "compression, so that the file's past says less about the class; and mai evaluate judges in tiers of damage in "
-    "which both classes are treated alike, beside the same baseline of the files alone: a detector that does not beat "
-    "it has shown nothing. What no training mends: a set whose classes come from different sources. Add synthetic "
-    "images in the formats and sizes of the authentic ones, and authentic ones in those of the synthetic ones."
+    "compression, so that the file says less about the class; and mai evaluate measures in tiers of degradation that "
+    "are the same for both classes, beside the same baseline of the files alone: a detector that does not beat it has "
+    "shown nothing. No training corrects a set whose classes come from different sources. Add synthetic images in the "
+    "formats and sizes of the authentic ones, and authentic ones in those of the synthetic ones."
 )
 
 
@@ -45,16 +45,16 @@ def headline(report: Mapping[str, Any]) -> str:
         return f"How well the files alone tell the classes apart can't be measured: {whole['reason']}."
     worst = report["properties"][0]
     if area["low"] <= 0.5:
-        words = f"The files alone do not tell the classes apart: AUROC {_short(area)}, where 0.5 is chance."
+        words = f"The files alone do not tell the classes apart: AUROC {_rounded(area)}, where 0.5 is chance."
     else:
         words = (
-            f"The files alone tell the classes apart with AUROC {_short(area)}: a detector can reach that without "
+            f"The files alone tell the classes apart with AUROC {_rounded(area)}: a detector can reach that without "
             f"looking at a pixel. Worst: {worst['name']}, {worst['predicts']:.2f}."
         )
     beyond = held_out["auroc"]
     if beyond["value"] is None:
         return f"{words} Whether that carries over to new sources can't be measured: {held_out['reason']}."
-    words += f" With whole sources held out, AUROC {_short(beyond)}: "
+    words += f" With whole sources held out, AUROC {_rounded(beyond)}: "
     if area["low"] <= 0.5 and beyond["low"] <= 0.5:
         return f"{words}nothing to carry over."
     if beyond["low"] <= 0.5:
@@ -62,11 +62,11 @@ def headline(report: Mapping[str, Any]) -> str:
     return f"{words}the shortcut carries over to new sources{'' if held_out['gap'] < 0.05 else ', in part'}."
 
 
-def text(report: Mapping[str, Any]) -> str:
+def text_report(report: Mapping[str, Any]) -> str:
     """The report as plain text, for a terminal of 110 columns."""
-    lines = [*_wrap(headline(report)), "", *_wrap(_about(report))]
+    lines = [*_wrap(headline(report)), "", *_wrap(_describe_data(report))]
     lines += ["", f"{'property':<16}{'AUROC (95 %)':<22}how the classes differ"]
-    for name, area, words in _areas(report):
+    for name, area, words in _auroc_rows(report):
         for i, line in enumerate(textwrap.wrap(words, WIDTH - 38) or [""]):
             lines.append(f"{'' if i else name:<16}{'' if i else show_interval(area):<22}{line}".rstrip())
     for title, items in _findings(report):
@@ -74,11 +74,11 @@ def text(report: Mapping[str, Any]) -> str:
     for key, word in TABLES.items():
         rows = report[key]
         lines += ["", f"{'by ' + word:<66}" + "".join(f"{column:>11}" for column in _columns(key))]
-        for row in rows[: ROWS["text"]]:
+        for row in rows[: MAX_ROWS["text"]]:
             cells = "".join(f"{row[column.replace(' ', '_')]:>11,}" for column in _columns(key))
-            lines.append(f"{cut_text(_line(row['name']), 66):<66}{cells}")
-        if len(rows) > ROWS["text"]:
-            lines.append(f"… and {len(rows) - ROWS['text']:,} more, listed on the page")
+            lines.append(f"{cut_text(_one_line(row['name']), 66):<66}{cells}")
+        if len(rows) > MAX_ROWS["text"]:
+            lines.append(f"… and {len(rows) - MAX_ROWS['text']:,} more, listed on the page")
     return "\n".join([*lines, "", *_wrap(REMEDY)])
 
 
@@ -89,33 +89,34 @@ def html_page(report: Mapping[str, Any], table: pa.Table) -> str:
         if report["all"]["auroc"]["value"] is not None:
             plots.append(("All properties together: ROC curve", svg_text(_plot_roc(report))))
         plots += [(f"{caption}, by class", svg_text(figure)) for caption, figure in _distributions(table)]
-    figures = "".join(f"<figure>{svg}<figcaption>{_safe(caption)}</figcaption></figure>" for caption, svg in plots)
+    figures = "".join(f"<figure>{svg}<figcaption>{_escape(caption)}</figcaption></figure>" for caption, svg in plots)
     areas = "".join(
-        f"<tr><th>{_safe(name)}</th><td>{show_interval(area, html_=True)}</td><td class=words>{_safe(words)}</td></tr>"
-        for name, area, words in _areas(report)
+        f"<tr><th>{_escape(name)}</th><td>{show_interval(area, html_=True)}</td>"
+        f"<td class=words>{_escape(words)}</td></tr>"
+        for name, area, words in _auroc_rows(report)
     )
     findings = "".join(
-        f"<h2>{_safe(title)}</h2>"
-        + (f"<ul>{''.join(f'<li>{_safe(item)}</li>' for item in items)}</ul>" if items else "")
+        f"<h2>{_escape(title)}</h2>"
+        + (f"<ul>{''.join(f'<li>{_escape(item)}</li>' for item in items)}</ul>" if items else "")
         for title, items in _findings(report)
     )
     body = (
-        f"<h1>{_safe('Audit of ' + report['name'])}</h1>"
-        f"<p><strong>{_safe(headline(report))}</strong></p>\n<p>{_safe(_about(report))}</p>\n"
+        f"<h1>{_escape('Audit of ' + report['name'])}</h1>"
+        f"<p><strong>{_escape(headline(report))}</strong></p>\n<p>{_escape(_describe_data(report))}</p>\n"
         f'<p class="note">{NOTE}</p>\n<div class="scroll"><table><thead><tr><th></th><th>AUROC</th>'
         f"<th class=words>how the classes differ</th></tr></thead><tbody>{areas}</tbody></table></div>\n"
         f'<div class="plots">{figures}</div>\n<h2>What to do about it</h2><p>{REMEDY}</p>\n'
         + findings
         + "".join(_table_html(report, key) for key in TABLES)
-        + f'<p class="note">Made by <code>mai audit {_safe(report["name"])}</code>, MAI '
-        f"{_safe(report['mai_version'])}, seed {report['seed']}.</p>\n"
+        + f'<p class="note">Made by <code>mai audit {_escape(report["name"])}</code>, MAI '
+        f"{_escape(report['mai_version'])}, seed {report['seed']}.</p>\n"
     )
     style = ".words { text-align: left; white-space: normal; width: 60% } li { overflow-wrap: anywhere }\n"
     return page(f"MAI: audit of {report['name']}", body, style)
 
 
-def _about(report: Mapping[str, Any]) -> str:
-    """What was measured on what."""
+def _describe_data(report: Mapping[str, Any]) -> str:
+    """Describe the data set and what was measured on it."""
     used = report["used"]
     words = (
         f"{report['name']}: {used['authentic']:,} authentic and {used['synthetic']:,} synthetic images in the set, "
@@ -126,14 +127,14 @@ def _about(report: Mapping[str, Any]) -> str:
     balanced = report["all"]["balanced_accuracy"]
     if balanced["value"] is not None:
         words += (
-            f" Balanced accuracy of all properties at score 0.5: {_short(balanced)}; "
+            f" Balanced accuracy of all properties at score 0.5: {_rounded(balanced)}; "
             f"{report['all']['folds']} folds by duplicate group."
         )
     return words
 
 
-def _areas(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], str]]:
-    """What is measured, its AUROC, and words on it."""
+def _auroc_rows(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], str]]:
+    """Rows of the AUROC table: what was measured, its AUROC, and a note."""
     held_out = report["sources_held_out"]
     gap = "" if held_out["gap"] is None else f"{held_out['gap']:+.3f} is what knowing the source adds"
     return [
@@ -162,21 +163,21 @@ def _findings(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
             f"Under both labels stood {both['groups']:,} groups of alike images, {both['images']:,} images",
             _examples(both["examples"]),
         ),
-        (f"Left out: {left_out:,} images", [f"{n:,}: {_line(reason)}" for reason, n in report["left_out"].items()]),
+        (f"Left out: {left_out:,} images", [f"{n:,}: {_one_line(reason)}" for reason, n in report["left_out"].items()]),
         (
             f"Unreadable: {refused['count']:,} files",
-            [f"{n:,}: {_line(reason)}" for reason, n in refused["reasons"].items()]
-            + [f"{_line(row['file'])}: {_line(row['reason'])}" for row in refused["files"]],
+            [f"{n:,}: {_one_line(reason)}" for reason, n in refused["reasons"].items()]
+            + [f"{_one_line(row['file'])}: {_one_line(row['reason'])}" for row in refused["files"]],
         ),
     ]
 
 
 def _examples(examples: Sequence[Mapping[str, str]]) -> list[str]:
-    return [" = ".join(f"{_line(file)} ({value})" for value, file in example.items()) for example in examples]
+    return [" = ".join(f"{_one_line(file)} ({value})" for value, file in example.items()) for example in examples]
 
 
 def _columns(key: str) -> list[str]:
-    """The columns of a table of counts that say something in it."""
+    """The columns that apply to a table of counts."""
     if key == "generators":
         return ["synthetic", "left out"]
     return [*CLASSES, *(["left out"] if key != "splits" else []), *(["refused"] if key == "sources" else [])]
@@ -186,12 +187,12 @@ def _table_html(report: Mapping[str, Any], key: str) -> str:
     rows = report[key]
     head = "".join(f"<th>{column}</th>" for column in _columns(key))
     body = "".join(
-        f"<tr><th>{_safe(row['name'])}</th>"
+        f"<tr><th>{_escape(row['name'])}</th>"
         + "".join(f"<td>{row[column.replace(' ', '_')]:,}</td>" for column in _columns(key))
         + "</tr>"
-        for row in rows[: ROWS["page"]]
+        for row in rows[: MAX_ROWS["page"]]
     )
-    more = f"<p class=note>… and {len(rows) - ROWS['page']:,} more</p>" if len(rows) > ROWS["page"] else ""
+    more = f"<p class=note>… and {len(rows) - MAX_ROWS['page']:,} more</p>" if len(rows) > MAX_ROWS["page"] else ""
     return (
         f'<h2>Images by {TABLES[key]}</h2><div class="scroll"><table><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>{more}\n"
@@ -200,7 +201,7 @@ def _table_html(report: Mapping[str, Any], key: str) -> str:
 
 def _plot_areas(report: Mapping[str, Any]) -> Figure:
     figure, axes = new_axes("AUROC", "")
-    rows = [(name, area) for name, area, _ in _areas(report) if area["value"] is not None][::-1]
+    rows = [(name, area) for name, area, _ in _auroc_rows(report) if area["value"] is not None][::-1]
     for at, (name, area) in enumerate(rows):
         colour = CLASS_COLOURS[0] if name in PROPERTIES else COLOUR
         axes.barh(at, area["value"] - 0.5, left=0.5, color=colour, height=0.6)
@@ -223,12 +224,12 @@ def _plot_roc(report: Mapping[str, Any]) -> Figure:
 
 
 def _distributions(table: pa.Table) -> list[tuple[str, Figure]]:
-    """A plot of each property: both classes' shares of its values, side by side."""
-    codes, reasons = column_codes(table, "left_out")
+    """A histogram of each property, by class."""
+    codes, reasons = encode_column(table, "left_out")
     used = np.array([not reason for reason in reasons], dtype=bool)[codes]
     values = table_properties(table)[used]
     labels = np.asarray(table.column("label").to_numpy(), dtype=np.int64)[used]
-    formats, names = column_codes(table.filter(pa.array(used)), "format")
+    formats, names = encode_column(table.filter(pa.array(used)), "format")
     plots = [("format", _plot_formats(formats, names, labels))]
     for i, name in enumerate(PROPERTIES[1:], 1):
         rows = values[:, i] > 0
@@ -246,7 +247,7 @@ def _plot_formats(codes: Ints, names: Sequence[str], labels: Ints) -> Figure:
         shares = np.bincount(part, minlength=len(names))[order] / max(1, len(part))
         axes.bar(np.arange(len(order)) + 0.4 * label - 0.2, shares, 0.38, color=CLASS_COLOURS[label], label=name)
     # A dollar sign would start a formula.
-    axes.set_xticks(range(len(order)), [cut_text(_line(names[i]), 12).replace("$", r"\$") for i in order])
+    axes.set_xticks(range(len(order)), [cut_text(_one_line(names[i]), 12).replace("$", r"\$") for i in order])
     axes.legend(frameon=False)
     return figure
 
@@ -272,18 +273,18 @@ def _plot_numbers(name: str, values: Floats, labels: Ints) -> Figure:
     return figure
 
 
-def _short(area: Mapping[str, float]) -> str:
+def _rounded(area: Mapping[str, float]) -> str:
     return f"{area['value']:.2f} ({area['low']:.2f}–{area['high']:.2f})"
 
 
-def _line(name: str) -> str:
-    """A name on one line, without what a terminal would obey and UTF-8 can't write."""
+def _one_line(name: str) -> str:
+    """A name on one line, without control characters and what UTF-8 can't encode."""
     return "".join(letter if letter.isprintable() else "�" for letter in name)
 
 
-def _safe(name: str) -> str:
-    return html.escape(_line(name))
+def _escape(name: str) -> str:
+    return html.escape(_one_line(name))
 
 
 def _wrap(words: str) -> list[str]:
-    return textwrap.wrap(_line(words), WIDTH)
+    return textwrap.wrap(_one_line(words), WIDTH)

@@ -1,7 +1,7 @@
-"""Whether scores follow how a file is saved: the same images saved differently, and how far their scores move.
+"""Format bias check: re-save the same images in several formats, and measure how far their scores shift.
 
-After Ricker et al. 2026, "BIAS-ID" (arXiv 2605.31153): a detector that is biased towards a way of saving files takes it
-for a trace of how the image was made. The pictures stay what they are, so that an unbiased detector's scores stay too.
+After Ricker et al. 2026, "BIAS-ID" (arXiv 2605.31153): a biased detector takes how a file was saved for a trace of how
+the image was made. The content does not change, so that an unbiased detector's scores do not change either.
 """
 
 import io
@@ -22,30 +22,31 @@ from mai_app.evaluation.score import Images, Row, score_records, scores_of, seen
 from mai_app.images.decode import DecodedImage, Pixels, decode, encode_jpeg
 from mai_app.inference.detector import Detector
 
-CUT: Final = 8
-"""Pixels cut off at the left and at the top: JPEG's blocks stay where they are, in relation to the new corner."""
+CROP_PIXELS: Final = 8
+"""Pixels cropped at the left and at the top: a whole JPEG block, so that the block grid stays aligned."""
 SCALE: Final = 0.9
 SEED: Final = 0
 AS_FOUND: Final = "as found"
 
 
-def judge_versions(
-    detector: Detector, images: Images, judged: list[Row], most: int, workers: int, path: Path
+def predict_versions(
+    detector: Detector, images: Images, judged: list[Row], max_images: int, workers: int, path: Path
 ) -> list[Row]:
-    """Rows of at most `most` of the judged images, half of either class, with the logits of all their VERSIONS.
+    """Compute the logits of all VERSIONS of at most `max_images` of the judged images, half of either class.
 
-    Drawn by a fixed seed, taken up where `path` stopped. Raises DataError where that is no image of either class.
+    Returns a row per image. Images are drawn by a fixed seed; rows that `path` holds already are reused. Raises
+    DataError if no image of one of the classes can be drawn.
     """
-    files = drawn(judged, most)
+    files = draw_files(judged, max_images)
     if not files:
-        raise DataError(f"--bias-images {most}: the bias check needs an image of either class at least")
+        raise DataError(f"--bias-images {max_images}: the bias check needs an image of either class at least")
     records = {record.file: record for record in images.records}
 
     def look(record: Record) -> tuple[Row, list[Pixels]]:
         row: Row = asdict(record)
         try:
             found = decode(images.read(record), record.file)
-            versions = {AS_FOUND: found} | {name: _saved(found, save) for name, save in VERSIONS.items()}
+            versions = {AS_FOUND: found} | {name: _save_and_decode(found, save) for name, save in VERSIONS.items()}
         except ImageError as error:  # as found it was decoded: WebP holds no side over 16,383 pixels
             say(f"left out of the bias check: {error}")
             return row | {"part": "refused", "reason": error.reason}, []
@@ -56,20 +57,20 @@ def judge_versions(
     return score_records(detector, images, [records[file] for file in files], look, workers, path, header, "bias check")
 
 
-def drawn(judged: list[Row], most: int) -> list[str]:
-    """Files of at most `most` judged images, as many of either class, drawn by a fixed seed whatever their order."""
+def draw_files(judged: list[Row], max_images: int) -> list[str]:
+    """Draw at most `max_images` files, equally many of either class, by a fixed seed; the rows' order has no effect."""
     rng = np.random.default_rng(SEED)
     by_class = [sorted(row["file"] for row in judged if row["label"] == label) for label in (0, 1)]
-    count = min(most // 2, *map(len, by_class))
+    count = min(max_images // 2, *map(len, by_class))
     return [files[i] for files in by_class for i in sorted(rng.permutation(len(files))[:count].tolist())]
 
 
 def bias_figures(detector: Detector, rows: list[Row]) -> dict[str, Any]:
-    """What saving images differently does to the scores of these rows, for the report; plain values for JSON.
+    """Summarize how re-saving shifts the scores of these rows, as plain values for JSON.
 
-    By version: the mean shift of p_synthetic against the file as found, by class, with its 95 % bootstrap interval;
-    the AUROC where that class alone is saved so; the share of the verdicts that are others then, and that of the images
-    on the other side of the threshold.
+    For each version: the mean shift of p_synthetic against the file as found, by class, with its 95 % bootstrap
+    interval; the AUROC if only that class is re-saved; the shares of images whose verdict changes and whose score
+    crosses the threshold.
     """
     judged = [row for row in rows if row["part"] == "judged"]
     labels = np.array([row["label"] for row in judged], dtype=np.int64)
@@ -96,8 +97,8 @@ def bias_figures(detector: Detector, rows: list[Row]) -> dict[str, Any]:
                 "threshold_crossed": float(((after >= threshold) != (before >= threshold)).mean()),
             }
         )
-    most = [(abs(version["shift"][word]["value"]), version, word) for version in versions for word in CLASSES]
-    _, version, word = max(most, key=lambda entry: entry[0])
+    shifts_by_size = [(abs(version["shift"][word]["value"]), version, word) for version in versions for word in CLASSES]
+    _, version, word = max(shifts_by_size, key=lambda entry: entry[0])
     return {
         "images": {word: int((labels == label).sum()) for label, word in enumerate(CLASSES)},
         "auroc": metrics.auroc(before, labels),
@@ -110,8 +111,8 @@ def _of_class(shifts: metrics.Floats, labels: metrics.Ints, label: int) -> tuple
     return shifts[labels == label], labels[labels == label]
 
 
-def _saved(image: DecodedImage, save: Callable[[Pixels], bytes]) -> DecodedImage:
-    """The image saved and read again, as a file of its own."""
+def _save_and_decode(image: DecodedImage, save: Callable[[Pixels], bytes]) -> DecodedImage:
+    """Save the image and decode it again."""
     return decode(save(image.pixels), "bias check")
 
 
@@ -130,9 +131,9 @@ def _webp(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
-def _cut(pixels: Pixels) -> bytes:
+def _cropped(pixels: Pixels) -> bytes:
     height, width = pixels.shape[:2]
-    return _png(np.ascontiguousarray(pixels[min(CUT, height - 1) :, min(CUT, width - 1) :]))
+    return _png(np.ascontiguousarray(pixels[min(CROP_PIXELS, height - 1) :, min(CROP_PIXELS, width - 1) :]))
 
 
 def _rescaled(pixels: Pixels) -> bytes:
@@ -146,7 +147,7 @@ VERSIONS: Final[dict[str, Callable[[Pixels], bytes]]] = {
     "JPEG 95": lambda pixels: encode_jpeg(pixels, 95),
     "JPEG 75": lambda pixels: encode_jpeg(pixels, 75),
     "WebP 80": _webp,
-    "cut by 8 pixels": _cut,
+    "cut by 8 pixels": _cropped,
     "rescaled by 0.9": _rescaled,
 }
-"""Ways to save an image: from (height, width, 3) uint8 pixels to a file's bytes. Cut and rescaled ones are PNG."""
+"""Functions that encode (height, width, 3) uint8 pixels as a file's bytes; cropped and rescaled ones as PNG."""

@@ -1,6 +1,6 @@
-"""From a checkpoint and a data set's val part to the same weights, calibrated on whole files in all four tiers.
+"""Calibrate a checkpoint on the val part of a data set: whole files, in all four tiers of degradation.
 
-RUN/calibration/ holds scores.jsonl, a line an image: an interrupted calibration carries on.
+RUN/calibration/ holds scores.jsonl, one row per image: an interrupted calibration resumes.
 """
 
 from dataclasses import replace
@@ -22,16 +22,17 @@ from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
 from mai_app.models.registry import BEST, find_checkpoint
 
 FOLDER: Final = "calibration"
-"""Name of the folder of the scores, beside the checkpoint."""
+"""Folder of the scores, beside the checkpoint."""
 
 
-def recalibrate(config: CalibrateConfig) -> tuple[Path, Calibration]:
+def calibrate_checkpoint(config: CalibrateConfig) -> tuple[Path, Calibration]:
     """Fit a checkpoint's calibration on the val part of a data set, and write it into the checkpoint's file.
 
-    The images are judged as evaluation and prediction judge them: whole files, all crops, in all four tiers. The file
-    is replaced whole or not at all; its weights stay as they are. Returns the file and its new calibration.
+    Images are scored as in evaluation and prediction: whole files, all crops; here in all four tiers. The file is
+    replaced atomically; its weights stay as they are. Returns the file and its new calibration.
 
-    Raises CheckpointError and DataError for what can't be calibrated, or not on so few images.
+    Raises CheckpointError for a shipped, unusable or meanwhile changed checkpoint, DataError for an unusable data set
+    or too few val images.
     """
     path = find_checkpoint(config.model, config.runs)
     if path.parent == registry.FOLDER:
@@ -60,7 +61,7 @@ def recalibrate(config: CalibrateConfig) -> tuple[Path, Calibration]:
 
 
 def text_table(calibration: Calibration) -> str:
-    """A calibration as plain text: what was fitted, and what it comes to in each tier."""
+    """A calibration as plain text: threshold, unsure band, and the rates in each tier."""
     columns = ("FPR", "TPR", "unsure", "right")
     lines = [
         f"Threshold {calibration.threshold:.3f}, unsure from {calibration.unsure_low:.3f} to "

@@ -20,7 +20,7 @@ from mai_app.core.device import choose_device
 from mai_app.core.files import write_text
 from mai_app.errors import DataError, ImageError
 from mai_app.evaluation.audit import format_only_scores
-from mai_app.evaluation.bias import bias_figures, judge_versions
+from mai_app.evaluation.bias import bias_figures, predict_versions
 from mai_app.evaluation.report import Curves, html_page
 from mai_app.evaluation.score import Row, open_images, score, scores_of, verdicts_of
 from mai_app.images.decode import decode, encode_jpeg
@@ -63,7 +63,7 @@ def evaluate(config: EvaluateConfig, note: str = "") -> dict[str, Any]:
         )
     bias = None
     if config.bias:
-        versions = judge_versions(detector, images, judged, config.bias_images, config.workers, out / "bias.jsonl")
+        versions = predict_versions(detector, images, judged, config.bias_images, config.workers, out / "bias.jsonl")
         bias = bias_figures(detector, versions)
     curves: Curves = {tier: (scores_of(detector, judged, tier), _labels(judged)) for tier in TIERS}
     mistakes = worst_mistakes(judged, curves, detector.info.calibration.threshold)

@@ -1,4 +1,4 @@
-"""How MAI's pages and plots look, and how figures are written."""
+"""HTML page template and plot style of MAI's reports."""
 
 import html
 import io
@@ -14,13 +14,13 @@ CLASS_COLOURS: Final = ("#0072B2", "#D55E00")
 
 
 def page(title: str, body: str, style: str = "") -> str:
-    """One HTML page in MAI's look, with no outside request; `body` is HTML, `title` text, `style` more CSS."""
+    """A self-contained HTML page in MAI's style; `body` is HTML, `title` plain text, `style` additional CSS."""
     text = f"{_HEAD.replace('{title}', html.escape(title))}{style}</style></head><body>\n{body}</body></html>\n"
-    return text.encode(errors="backslashreplace").decode()  # of a folder's name, what UTF-8 can't hold
+    return text.encode(errors="backslashreplace").decode()  # a folder's name may not be valid UTF-8
 
 
 def plot_style() -> AbstractContextManager[None]:
-    """In this context plots look like MAI's, and their SVG is the same each time."""
+    """Context manager for MAI's plot style, with deterministic SVG output."""
     return mpl.rc_context(
         {
             "svg.hashsalt": "mai",
@@ -34,7 +34,7 @@ def plot_style() -> AbstractContextManager[None]:
 
 
 def new_axes(x: str, y: str) -> tuple[Figure, Axes]:
-    """A figure of the usual size with one plot."""
+    """A figure of the usual size with one plot; `x` and `y` label its axes."""
     figure = Figure(figsize=(4.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(x)
@@ -43,7 +43,7 @@ def new_axes(x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def svg_text(figure: Figure) -> str:
-    """A figure as SVG text, the same bytes each time."""
+    """Render a figure as SVG text, deterministically."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
     text = stream.getvalue()

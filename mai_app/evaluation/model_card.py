@@ -1,4 +1,4 @@
-"""From a checkpoint and reports of it and of others to its model card: Markdown, whose every figure was measured."""
+"""Model card of a checkpoint, in Markdown, from its evaluation report and other models' on the same images."""
 
 import json
 import shlex
@@ -17,7 +17,7 @@ from mai_app.config import (
 from mai_app.core.display import show_name, show_percent
 from mai_app.core.files import write_text
 from mai_app.errors import CheckpointError, DataError
-from mai_app.evaluation.model_card_figures import Report, data_name, escaped, figures, table
+from mai_app.evaluation.model_card_figures import Report, data_name, escape, markdown_table, results_section
 from mai_app.models.checkpoint import Checkpoint, load_checkpoint
 from mai_app.models.description import training_flags
 from mai_app.models.registry import find_checkpoint, name_of
@@ -38,7 +38,7 @@ KEYS: Final = {
     "tiers",
     "bias",
 }
-"""What a report holds, as far as a card needs it."""
+"""Keys of a report that a card needs."""
 TIER_KEYS: Final = {
     "auroc",
     "tpr",
@@ -50,7 +50,7 @@ TIER_KEYS: Final = {
     "format_only_auroc",
     "groups",
 }
-"""What it holds of each tier."""
+"""Keys of each tier that a card needs."""
 
 
 def write_card(config: CardConfig) -> Path:
@@ -82,23 +82,23 @@ def write_card(config: CardConfig) -> Path:
             f"{config.report}: holds images of training or calibration; a card needs a report on the test part"
         )
     out = config.out or config.report / "MODEL_CARD.md"
-    write_text(out, card(checkpoint, report, others))
+    write_text(out, render_card(checkpoint, report, others))
     return out
 
 
-def card(checkpoint: Checkpoint, report: Report, others: Sequence[Report]) -> str:
-    """The card as Markdown; `others`: reports of other models on the same images."""
+def render_card(checkpoint: Checkpoint, report: Report, others: Sequence[Report]) -> str:
+    """Render the card as Markdown; `others`: reports of other models on the same images."""
     name = name_of(checkpoint.path)
     info = checkpoint.info
     sections = [
-        f"# {escaped(name)}: model card",
-        HEAD.format(name=escaped(name), version=checkpoint.version, mai=escaped(report["mai_version"])),
+        f"# {escape(name)}: model card",
+        HEAD.format(name=escape(name), version=checkpoint.version, mai=escape(report["mai_version"])),
         "## What it is, and what it is not",
         WHAT,
         "## The network and its training",
-        table(("", ""), _training(checkpoint), left=2),
+        markdown_table(("", ""), _training(checkpoint), left=2),
         "## How well it does",
-        *figures(report, others, info.data),
+        *results_section(report, others, info.data),
         "## Calibration",
         *_calibration(checkpoint),
         "## What it can't do",
@@ -129,7 +129,7 @@ def _read(folder: Path) -> Report:
 
 
 def _images(report: Report) -> tuple[object, ...]:
-    """What two reports on the same images have in common."""
+    """What identifies a report's images: reports on the same ones agree in it."""
     groups = [(g["column"], g["label"], g["name"], g["images"]) for g in report["tiers"]["clean"]["groups"]]
     counts = (report["authentic"], report["synthetic"], len(report["refused"]))
     return data_name(report), report["split"], counts, report["tier_words"], groups
@@ -140,21 +140,24 @@ def _training(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     numbers = sum(parameter.numel() for parameter in checkpoint.network.parameters())
     views = f"up to {how.crops} crops of native pixels, their logits averaged" if how.crops > 1 else "one native crop"
     seen = views if how.input == "crop" else "the whole image, stretched"
-    yield "network", f"{escaped(info.model)}: {NETWORKS[info.model]}; {numbers:,} parameters"
+    yield "network", f"{escape(info.model)}: {NETWORKS[info.model]}; {numbers:,} parameters"
     yield "file", f"safetensors, {checkpoint.path.stat().st_size / 1e6:.1f} MB, SHA-256 `{checkpoint.sha256}`"
     scaled = f", of images scaled down to {how.longest} pixels where a side is longer" if how.longest else ""
     yield "sees", f"{how.size}×{how.size} pixels: {seen}{scaled}"
-    yield "trained on", f"{escaped(info.data)} (fingerprint `{info.data_fingerprint[:12]}`)"
+    yield "trained on", f"{escape(info.data)} (fingerprint `{info.data_fingerprint[:12]}`)"
     yield "epochs", f"{info.epoch} behind these weights, the ones of least validation loss ({info.val_loss:.4f})"
     settings = ((name.replace("_", " "), value) for name, value in sorted(info.training.items()))
-    yield "settings", ", ".join(f"{escaped(name)} {escaped(value)}" for name, value in settings if value != "")
-    yield "trained by", f"MAI {escaped(info.mai_version)}"
+    yield (
+        "settings",
+        ", ".join(f"{escape(name)} {escape(value)}" for name, value in settings if value != ""),
+    )
+    yield "trained by", f"MAI {escape(info.mai_version)}"
 
 
 def _calibration(checkpoint: Checkpoint) -> Iterator[str]:
     fit = checkpoint.info.calibration
     on = f"{fit.authentic_images:,} authentic and {fit.synthetic_images:,} synthetic validation images"
-    where = f"of {escaped(fit.data)}, whole files, in all four tiers" if fit.tiers else "in training, undamaged alone"
+    where = f"of {escape(fit.data)}, whole files, in all four tiers" if fit.tiers else "in training, undamaged alone"
     yield (
         f"A score is sigmoid(logit / {fit.temperature:.3f}). From {fit.threshold:.3f} on an image counts as synthetic "
         f"where a yes or no is needed; from {fit.unsure_low:.3f} to {fit.unsure_high:.3f} the verdict is unsure. All "
@@ -177,7 +180,7 @@ def _calibration(checkpoint: Checkpoint) -> Iterator[str]:
             (tier, f"{r.images:,}", *map(show_percent, (r.fpr, r.tpr, r.unsure, r.right)))
             for tier, r in ((tier, fit.tiers[tier]) for tier in TIERS if tier in fit.tiers)
         )
-        yield table(("tier", "images", "FPR", "TPR", "unsure", "verdicts right"), rates)
+        yield markdown_table(("tier", "images", "FPR", "TPR", "unsure", "verdicts right"), rates)
 
 
 def _commands(checkpoint: Checkpoint, report: Report, others: Sequence[Report]) -> Iterator[str]:
@@ -192,7 +195,7 @@ def _commands(checkpoint: Checkpoint, report: Report, others: Sequence[Report]) 
     lines.append(["mai", "card", "--report", folder, *beside])
     yield "```sh\n" + "\n".join(show_name(shlex.join(words)) for words in lines) + "\n```"
     yield (
-        f"With MAI {escaped(info.mai_version)} and the images whose fingerprint stands above. The seed fixes every "
+        f"With MAI {escape(info.mai_version)} and the images whose fingerprint stands above. The seed fixes every "
         f"draw; on another processor the weights come out a little different, and with them version and figures."
     )
 

@@ -1,4 +1,4 @@
-"""The figures of a model card: from reports on the same images to Markdown tables, and what they say in sentences."""
+"""Results section of a model card: Markdown tables and sentences from reports on the same images."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,27 +29,29 @@ TABLES: Final = (
     ("generator", 1, "Found, by generator", "synthetic images called synthetic"),
     ("source", 1, "Found, by source", "synthetic images called synthetic"),
 )
-"""Groups that have a table: column, class, the table's heading, and what its shares are."""
-ENOUGH: Final = 20
-"""Images of a group from which on it may be named as the worst: of fewer, one more or less decides."""
+"""Tables by group: column, class, heading, and what the shares are."""
+MIN_IMAGES: Final = 20
+"""Minimum images of a group that is named as the worst; in a smaller one a single image decides."""
 
 
-def figures(report: Report, others: Sequence[Report], trained_on: str) -> Iterator[str]:
+def results_section(report: Report, others: Sequence[Report], trained_on: str) -> Iterator[str]:
     """The section's paragraphs and tables; `others`: reports of other models on the same images."""
     refused = f" ({len(report['refused']):,} more could not be read)" if report["refused"] else ""
     apart = SAME_DATA if data_name(report) == trained_on else OTHER_DATA
     yield (
-        f"Judged on {escaped(data_name(report))}, {report['split']} part: {report['authentic']:,} authentic and "
+        f"Judged on {escape(data_name(report))}, {report['split']} part: {report['authentic']:,} authentic and "
         f"{report['synthetic']:,} synthetic images{refused}. {apart}"
-        + (f" {escaped(report['note'])}" if report["note"] else "")
+        + (f" {escape(report['note'])}" if report["note"] else "")
     )
-    tiers = "; ".join(f"**{tier}**, {escaped(report['tier_words'][tier])}" for tier in TIERS)
+    tiers = "; ".join(f"**{tier}**, {escape(report['tier_words'][tier])}" for tier in TIERS)
     yield f"Every image is judged in four tiers: {tiers}. {TABLE_NOTE}"
-    names = [f"AUROC of {_called(other)}" for other in others]
+    names = [f"AUROC of {_model_label(other)}" for other in others]
     head = ("tier", "AUROC (95 %)", *names, "AUROC of the files alone", "FPR", "TPR", "unsure", "verdicts right")
-    yield table(head, [tuple(_tier_cells(tier, report, others)) for tier in TIERS])
+    yield markdown_table(head, [tuple(_tier_cells(tier, report, others)) for tier in TIERS])
     if others:
-        yield "Beside it: " + "; ".join(f"{_called(o)}, trained on {escaped(o['trained_on'])}" for o in others) + "."
+        yield (
+            "Beside it: " + "; ".join(f"{_model_label(o)}, trained on {escape(o['trained_on'])}" for o in others) + "."
+        )
     yield " ".join(_findings(report, others))
     for column, label, heading, what in TABLES:
         yield from _groups(report, column, label, heading, what)
@@ -69,10 +71,10 @@ def _tier_cells(tier: str, report: Report, others: Sequence[Report]) -> Iterator
 
 
 def _findings(report: Report, others: Sequence[Report]) -> Iterator[str]:
-    """What the tiers' table says, in sentences."""
+    """The main findings of the table of tiers, in sentences."""
     tiers = report["tiers"]
-    if min(report["authentic"], report["synthetic"]) < ENOUGH:
-        yield f"With fewer than {ENOUGH} images of a class these figures say little, their intervals included."
+    if min(report["authentic"], report["synthetic"]) < MIN_IMAGES:
+        yield f"With fewer than {MIN_IMAGES} images of a class these figures say little, their intervals included."
     worst = max(TIERS, key=lambda tier: tiers[tier]["fpr"]["value"])
     found = sorted(tiers[tier]["tpr"]["value"] for tier in TIERS)
     yield (
@@ -80,16 +82,16 @@ def _findings(report: Report, others: Sequence[Report]) -> Iterator[str]:
         f"synthetic in the worst tier ({worst}); of the synthetic ones {show_percent(found[0])} to "
         f"{show_percent(found[-1])} are found."
     )
-    yield _against("chance", report, dict.fromkeys(TIERS, 0.5))
-    yield _against("the files alone", report, {t: tiers[t]["format_only_auroc"]["value"] for t in TIERS})
+    yield _compare("chance", report, dict.fromkeys(TIERS, 0.5))
+    yield _compare("the files alone", report, {t: tiers[t]["format_only_auroc"]["value"] for t in TIERS})
     for other in others:
-        yield _against(_called(other), report, {t: other["tiers"][t]["auroc"]["value"] for t in TIERS})
+        yield _compare(_model_label(other), report, {t: other["tiers"][t]["auroc"]["value"] for t in TIERS})
     shares = ", ".join(f"{tier} {show_percent(tiers[tier]['doubted'])}" for tier in TIERS)
     yield f"Too small, too smooth or too degraded for a verdict: {shares}."
 
 
-def _against(rival: str, report: Report, aurocs: Mapping[str, float | None]) -> str:
-    """Whether the AUROC, its interval's lower end, is above that of something else in each tier."""
+def _compare(rival: str, report: Report, aurocs: Mapping[str, float | None]) -> str:
+    """Say whether the lower end of the AUROC's interval is above another AUROC, in each tier."""
     known = {tier: value for tier, value in aurocs.items() if value is not None}
     short = [tier for tier, value in known.items() if report["tiers"][tier]["auroc"]["low"] <= value]
     if not known:
@@ -99,12 +101,12 @@ def _against(rival: str, report: Report, aurocs: Mapping[str, float | None]) -> 
     return f"Its AUROC is not surely above that of {rival} in {', '.join(short)}."
 
 
-def _called(report: Report) -> str:
-    return f"{escaped(report['model'])} `{report['version']}`"
+def _model_label(report: Report) -> str:
+    return f"{escape(report['model'])} `{report['version']}`"
 
 
 def _groups(report: Report, column: str, label: int, heading: str, what: str) -> Iterator[str]:
-    """One table of groups, the largest first; nothing where no group has a name."""
+    """A table of groups, the largest first; nothing if no group has a name."""
     by_tier = {
         tier: {g["name"]: g for g in report["tiers"][tier]["groups"] if (g["column"], g["label"]) == (column, label)}
         for tier in TIERS
@@ -115,20 +117,24 @@ def _groups(report: Report, column: str, label: int, heading: str, what: str) ->
     yield f"### {heading}"
     names = sorted(clean, key=lambda name: (-clean[name]["images"], name))
     share = {(name, tier): by_tier[tier][name]["called_synthetic"] for name in names for tier in TIERS}
-    yield table(
+    yield markdown_table(
         (column, "images", *TIERS),
         (
-            (escaped(name), f"{clean[name]['images']:,}", *(show_interval(share[name, t], percent=True) for t in TIERS))
+            (
+                escape(name),
+                f"{clean[name]['images']:,}",
+                *(show_interval(share[name, t], percent=True) for t in TIERS),
+            )
             for name in names
         ),
     )
-    large = [key for key in share if clean[key[0]]["images"] >= ENOUGH]
+    large = [key for key in share if clean[key[0]]["images"] >= MIN_IMAGES]
     if large:
         name, tier = (min if label else max)(large, key=lambda key: share[key]["value"])
-        text = f"{escaped(name)} in {tier}, {show_percent(share[name, tier]['value'])} of {clean[name]['images']:,}"
-        yield f"Shares: {what}, with 95 % intervals. The worst of those with {ENOUGH} images or more: {text}."
+        text = f"{escape(name)} in {tier}, {show_percent(share[name, tier]['value'])} of {clean[name]['images']:,}"
+        yield f"Shares: {what}, with 95 % intervals. The worst of those with {MIN_IMAGES} images or more: {text}."
     else:
-        yield f"Shares: {what}, with 95 % intervals. No group has {ENOUGH} images: these figures say little."
+        yield f"Shares: {what}, with 95 % intervals. No group has {MIN_IMAGES} images: these figures say little."
 
 
 def _bias(bias: Mapping[str, Any]) -> Iterator[str]:
@@ -142,27 +148,27 @@ def _bias(bias: Mapping[str, Any]) -> Iterator[str]:
     head = ("saved as", *(f"shift, {name}" for name in CLASSES), *(f"AUROC, {name} alone" for name in CLASSES))
     rows = (
         (
-            escaped(version["name"]),
+            escape(version["name"]),
             *(show_interval(version["shift"][name], shift=True) for name in CLASSES),
             *(show_number(version["auroc_saved_alone"][name]) for name in CLASSES),
             *(show_percent(version[share]) for share in ("verdicts_flipped", "threshold_crossed")),
         )
         for version in bias["versions"]
     )
-    yield table((*head, "verdicts changed", "threshold crossed"), rows)
+    yield markdown_table((*head, "verdicts changed", "threshold crossed"), rows)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table: the first `left` columns stand left, the others, figures, right."""
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table; the first `left` columns are left-aligned, the others right-aligned."""
     rule = ["---"] * left + ["--:"] * (len(head) - left)
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
 
 
-def escaped(name: str) -> str:
-    """A name as Markdown that shows it as it is: on one line, and with no character that marks anything up."""
+def escape(name: str) -> str:
+    """Escape a name for Markdown, on one line."""
     return re.sub(r"([\\`*_\[\]<>|~&$#])", r"\\\1", show_name(str(name)))
 
 
 def data_name(report: Report) -> str:
-    """Name of the data set: its path is nobody's concern."""
+    """Name of the data set, without the path of this machine."""
     return Path(report["data"]).name

@@ -1,4 +1,4 @@
-"""An evaluation's figures for people: tables for the terminal, and one HTML page with plots and no outside request."""
+"""Evaluation report for people: tables for the terminal, and a self-contained HTML page with plots."""
 
 import html
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ FIGURES: Final = {
     "ece": "calibration error",
 }
 # Okabe and Ito's colours (2008), which people with any kind of colour vision can tell apart.
-LINES: Final = {"clean": "-", "q90": "--", "web": "-.", "hard": ":"}
+LINE_STYLES: Final = {"clean": "-", "q90": "--", "web": "-.", "hard": ":"}
 COLOURS: Final = {"clean": "#0072B2", "q90": "#009E73", "web": "#E69F00", "hard": "#D55E00"}
 
 
@@ -45,7 +45,7 @@ def text_tables(report: Mapping[str, Any]) -> str:
         "right: share of the verdicts given, authentic or synthetic, that are right; unsure ones are not counted"
     )
     lines.append("file only: AUROC of a baseline that sees only format, size and JPEG quality of the same files")
-    lines.append(_doubted(report))
+    lines.append(_show_doubted(report))
     for column, label, rows in _group_tables(report):
         what = "false positives" if label == 0 else "found"
         lines += ["", f"{CLASSES[label]} images called synthetic ({what}), by {column}"]
@@ -67,7 +67,7 @@ def text_tables(report: Mapping[str, Any]) -> str:
 
 
 def heading(report: Mapping[str, Any]) -> str:
-    """What was measured on what, in a few sentences."""
+    """Describe the model, the data and the calibration in a few sentences."""
     calibration = report["calibration"]
     refused = len(report["refused"])
     return (
@@ -83,7 +83,7 @@ def heading(report: Mapping[str, Any]) -> str:
 
 
 def bias_heading(bias: Mapping[str, Any]) -> str:
-    """What the bias check did and found, in a few sentences."""
+    """Describe the bias check and its largest shift in a few sentences."""
     counts, largest = bias["images"], bias["largest"]
     return (
         f"{counts['authentic']} authentic and {counts['synthetic']} synthetic images saved differently: mean shift of "
@@ -93,7 +93,7 @@ def bias_heading(bias: Mapping[str, Any]) -> str:
     )
 
 
-def _doubted(report: Mapping[str, Any]) -> str:
+def _show_doubted(report: Mapping[str, Any]) -> str:
     shares = ", ".join(f"{tier} {show_percent(report['tiers'][tier]['doubted'])}" for tier in TIERS)
     return f"Unsure because too small, too smooth or too degraded to be judged: {shares}"
 
@@ -128,7 +128,7 @@ def html_page(report: Mapping[str, Any], curves: Curves, pictures: Mapping[str, 
         heading=html.escape(heading(report)).replace("\n", "<br>"),
         figure_names="".join(f"<th>{name}</th>" for name in FIGURES.values()),
         tiers=tiers,
-        doubted=html.escape(_doubted(report)),
+        doubted=html.escape(_show_doubted(report)),
         figures=figures,
         groups=groups,
         bias=_bias_html(report["bias"]) if report["bias"] else "",
@@ -140,7 +140,7 @@ def html_page(report: Mapping[str, Any], curves: Curves, pictures: Mapping[str, 
 
 
 def _group_tables(report: Mapping[str, Any]) -> list[tuple[str, int, list[tuple[str, dict[str, Any]]]]]:
-    """By column and class: the groups' names, each with its figures by tier; the largest groups first."""
+    """Group figures by column and class: each group's name and its figures by tier, the largest groups first."""
     tables: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
     for tier in TIERS:
         for group in report["tiers"][tier]["groups"]:
@@ -214,7 +214,7 @@ def _plot_roc(curves: Curves) -> Figure:
         axes.plot(
             *roc_curve(scores, labels),
             color=COLOURS[tier],
-            linestyle=LINES[tier],
+            linestyle=LINE_STYLES[tier],
             label=f"{tier}, {auroc(scores, labels):.3f}",
         )
     axes.legend(title="tier, AUROC", loc="lower right", frameon=False)
@@ -246,7 +246,7 @@ def _plot_reliability(curves: Curves) -> Figure:
         filled = [k for k in range(10) if (which == k).sum() >= 5]
         means = [np.average(scores[which == k], weights=weights[which == k]) for k in filled]
         shares = [np.average(labels[which == k], weights=weights[which == k]) for k in filled]
-        axes.plot(means, shares, marker="o", markersize=3, color=COLOURS[tier], linestyle=LINES[tier], label=tier)
+        axes.plot(means, shares, marker="o", markersize=3, color=COLOURS[tier], linestyle=LINE_STYLES[tier], label=tier)
     axes.legend(frameon=False)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)

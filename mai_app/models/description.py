@@ -10,7 +10,7 @@ from typing import Any, Final, get_args
 
 import safetensors
 
-from mai_app.config import IMAGE_SIZE, InputMode, ModelName, Preprocessing, TrainConfig
+from mai_app.config import IMAGE_SIZE, RECIPES, InputMode, ModelName, Preprocessing, TrainConfig
 from mai_app.errors import CheckpointError
 from mai_app.models.calibration import Calibration, TierRates
 
@@ -108,6 +108,8 @@ def parse_info(path: Path, document: str | None) -> CheckpointInfo:
 def training_flags(training: Mapping[str, Any]) -> list[str]:
     """The options of `mai train` for the settings that a checkpoint or a run names, as far as this MAI knows them."""
     words = []
+    # A setting that an older MAI did not have yet was as the first MAI did it.
+    training = RECIPES["baseline"] | dict(training)
     for item in fields(TrainConfig):
         value, flag = training.get(item.name), item.name.replace("_", "-")
         if isinstance(value, bool):

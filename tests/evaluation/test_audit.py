@@ -13,8 +13,8 @@ from PIL import Image
 
 from mai_app.cli import main
 from mai_app.evaluation import audit as module
-from mai_app.evaluation.audit import PROPERTIES, audit, file_properties, over, table_properties
-from mai_app.evaluation.audit_page import WIDTH, html_page, text
+from mai_app.evaluation.audit import PROPERTIES, audit, exceeds_limit, file_properties, table_properties
+from mai_app.evaluation.audit_page import WIDTH, html_page, text_report
 from mai_app.images.decode import decode
 from tests.conftest import Run
 
@@ -65,7 +65,7 @@ def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def said(report: dict[str, Any]) -> str:
     """The text of a report on one line."""
-    return " ".join(text(report).split())
+    return " ".join(text_report(report).split())
 
 
 def labels(n: int) -> np.ndarray[Any, Any]:
@@ -108,8 +108,8 @@ def test_a_format_that_gives_the_label_away_is_found_and_named(monkeypatch: pyte
         "JPEG: 95 % of the authentic, 5 % of the synthetic images",
         "PNG: 5 % of the authentic, 95 % of the synthetic images",
     ]
-    assert over(report, 0.9)
-    assert not over(report, area["value"])
+    assert exceeds_limit(report, 0.9)
+    assert not exceeds_limit(report, area["value"])
     assert report["roc"]["fpr"][0] == report["roc"]["tpr"][0] == 0
     assert report["roc"]["fpr"][-1] == report["roc"]["tpr"][-1] == 1
     assert np.trapezoid(report["roc"]["tpr"], report["roc"]["fpr"]) == pytest.approx(area["value"], abs=0.01)
@@ -122,7 +122,7 @@ def test_files_that_say_nothing_are_called_so(monkeypatch: pytest.MonkeyPatch) -
     area = report["all"]["auroc"]
     assert area["low"] < 0.5 < area["high"]
     assert all(0.4 < row["auroc"]["value"] < 0.6 for row in report["properties"])
-    assert not over(report, 0.6)
+    assert not exceeds_limit(report, 0.6)
     assert "do not tell the classes apart" in said(report)
 
 
@@ -317,14 +317,14 @@ def test_tiny_and_odd_sets_are_reported_on(columns: dict[str, Any]) -> None:
     table = manifest(**columns)
     report = audit(table, [], "d")
     json.dumps(report, allow_nan=False)
-    assert text(report)
+    assert text_report(report)
     page = html_page(report, table)
     assert page.endswith("</html>\n")
     assert ">nan<" not in page
     measured = report["all"]["auroc"]["value"] is not None
     assert measured == (not report["all"]["reason"])
     assert measured == (columns["n"] >= 60 or columns["n"] == 21)
-    assert measured or not over(report, 0.0)
+    assert measured or not exceeds_limit(report, 0.0)
     assert (report["sources_held_out"]["auroc"]["value"] is None) == bool(report["sources_held_out"]["reason"])
 
 
@@ -431,7 +431,7 @@ def test_the_page_asks_nothing_of_the_network_and_escapes_names() -> None:
 
 def test_the_text_fits_a_terminal() -> None:
     table, refused = nasty()
-    words = text(audit(table, refused, "d" * 150))
+    words = text_report(audit(table, refused, "d" * 150))
     lines = words.splitlines()
     assert max(map(len, lines)) <= WIDTH == 110
     assert "\x1b" not in words

@@ -16,7 +16,7 @@ from mai_app.config import CLASSES, SHOWN_SCORES, EvaluateConfig
 from mai_app.core import metrics
 from mai_app.errors import DataError
 from mai_app.evaluation import bias as module
-from mai_app.evaluation.bias import VERSIONS, bias_figures, drawn
+from mai_app.evaluation.bias import VERSIONS, bias_figures, draw_files
 from mai_app.evaluation.evaluate import evaluate
 from mai_app.evaluation.report import text_tables
 from mai_app.evaluation.score import seen_by
@@ -150,11 +150,11 @@ def test_each_version_is_the_picture_saved_so() -> None:
 
 def test_the_draw_is_of_both_classes_alike_and_of_no_order() -> None:
     rows = [{"file": f"{i:03}", "label": int(i >= 30)} for i in range(100)]
-    files = drawn(rows, 40)
+    files = draw_files(rows, 40)
     assert [sum(file >= "030" for file in files), len(set(files))] == [20, 40]
-    assert drawn(rows[::-1], 40) == files
-    assert len(drawn(rows, 300)) == 60
-    assert drawn(rows[:30], 40) == []
+    assert draw_files(rows[::-1], 40) == files
+    assert len(draw_files(rows, 300)) == 60
+    assert draw_files(rows[:30], 40) == []
 
 
 def test_without_both_classes_it_says_so(data_set: Path, trained_run: Path, folder: Path, tmp_path: Path) -> None:

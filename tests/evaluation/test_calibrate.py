@@ -18,7 +18,7 @@ from mai_app.core import metrics
 from mai_app.data.prepare import prepare
 from mai_app.errors import CheckpointError, DataError
 from mai_app.evaluation import calibrate as module
-from mai_app.evaluation.calibrate import recalibrate, text_table
+from mai_app.evaluation.calibrate import calibrate_checkpoint, text_table
 from mai_app.evaluation.evaluate import evaluate
 from mai_app.evaluation.score import Row, score
 from mai_app.models.checkpoint import Checkpoint, load_checkpoint
@@ -39,7 +39,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calibrated(photos: Path, trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A calibrated copy of the trained run; for reading only."""
     run = copytree(trained_run, tmp_path_factory.mktemp("calibrated") / "small")
-    recalibrate(CalibrateConfig(data=photos, model=str(run), device="cpu"))
+    calibrate_checkpoint(CalibrateConfig(data=photos, model=str(run), device="cpu"))
     return run
 
 
@@ -84,7 +84,7 @@ def test_calibrated_again_nothing_is_judged_twice(photos: Path, calibrated: Path
     written = (run / "calibration" / "scores.jsonl").read_bytes()
     # Cut in the middle of a row: the rest is judged, and all comes out the same.
     (run / "calibration" / "scores.jsonl").write_bytes(written[: len(written) // 2])
-    recalibrate(CalibrateConfig(data=photos, model=str(run), device="cpu"))
+    calibrate_checkpoint(CalibrateConfig(data=photos, model=str(run), device="cpu"))
     again = (run / "calibration" / "scores.jsonl").read_bytes()
     assert sorted(again.splitlines()) == sorted(written.splitlines())
     assert again.startswith(written[: written[: len(written) // 2].rindex(b"\n") + 1])
@@ -116,9 +116,9 @@ def test_a_plain_folder_is_split_by_the_prepared_draw(
     run = copied(trained_run, tmp_path)
     config = CalibrateConfig(data=tmp_path / "d", model=str(run), device="cpu", prepared=tmp_path / "prepared")
     with pytest.raises(DataError, match=f"val part holds {counts[0]} authentic and {counts[1]} synthetic images whose"):
-        recalibrate(config)
+        calibrate_checkpoint(config)
     monkeypatch.setattr(module, "CALIBRATION_MIN_IMAGES", 2)
-    fit = recalibrate(config)[1]
+    fit = calibrate_checkpoint(config)[1]
     assert [fit.authentic_images, fit.synthetic_images] == counts
     rows = [json.loads(line) for line in (run / "calibration" / "scores.jsonl").read_text().splitlines()[1:]]
     assert sorted(row["file"] for row in rows) == sorted(prepared.file(int(row)) for row in drawn)
@@ -128,7 +128,7 @@ def test_a_prepared_set_keeps_no_val_files_and_that_is_said(trained_run: Path, p
     prepared = prepare(photos, tmp_path)
     run = copied(trained_run, tmp_path)
     with pytest.raises(DataError, match="name the folder of images that it was made from"):
-        recalibrate(CalibrateConfig(data=prepared.folder, model=str(run), device="cpu"))
+        calibrate_checkpoint(CalibrateConfig(data=prepared.folder, model=str(run), device="cpu"))
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -140,7 +140,7 @@ def test_too_few_images_are_refused_and_nothing_is_written(trained_run: Path, tm
     before = (run / BEST).read_bytes()
     counts = "20 authentic and 19" if broken else "19 authentic and 19"
     with pytest.raises(DataError, match=f"d: its val part holds {counts} synthetic images .* needs 20 of each"):
-        recalibrate(CalibrateConfig(data=root, model=str(run), device="cpu"))
+        calibrate_checkpoint(CalibrateConfig(data=root, model=str(run), device="cpu"))
     assert (run / BEST).read_bytes() == before
 
 
@@ -157,7 +157,7 @@ def test_a_checkpoint_that_changes_meanwhile_is_not_written_over(
     better = saved_with(load_checkpoint(run / BEST), 0.1, tmp_path / "better.safetensors")
     monkeypatch.setattr(module, "score", slow)
     with pytest.raises(CheckpointError, match="was changed meanwhile"):
-        recalibrate(CalibrateConfig(data=photos, model=str(run), device="cpu"))
+        calibrate_checkpoint(CalibrateConfig(data=photos, model=str(run), device="cpu"))
     assert (run / BEST).read_bytes() == better
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from mai_app.cli import main, parse
-from mai_app.config import TIERS, EvaluateConfig, TrainConfig
+from mai_app.config import TIERS, EvaluateConfig, TrainConfig, from_recipe
 from mai_app.core import metrics
 from mai_app.core.display import show_interval, show_percent
 from mai_app.evaluation.evaluate import evaluate
 from mai_app.evaluation.model_card import NETWORKS
-from mai_app.evaluation.model_card_figures import escaped
+from mai_app.evaluation.model_card_figures import escape
 from mai_app.models.calibration import TierRates
 from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
 from mai_app.models.description import training_flags
@@ -155,7 +155,14 @@ def test_settings_become_flags_and_back() -> None:
     config = TrainConfig(data=Path("x"), degrade=False, frozen=True, ema=0.999, start_from="imagenet", model="resnet18")
     words = training_flags(settings(config))
     assert parse(["train", "--data", "x", *words]) == config
-    assert training_flags({"seed": 3, "unheard_of": 1, "degrade": True, "start_from": ""}) == ["--seed", "3"]
+    assert training_flags({**settings(config), "unheard_of": 1}) == words
+
+
+def test_flags_for_an_earlier_checkpoint_are_the_baselines_where_it_names_no_setting() -> None:
+    words = training_flags({"seed": 3, "degrade": True, "start_from": ""})
+    assert parse(["train", "--data", "x", *words]) == dataclasses.replace(
+        from_recipe("baseline", Path("x"), seed=3, degrade=True), recipe="traces"
+    )
 
 
 def test_what_does_not_belong_together_is_refused(
@@ -218,4 +225,4 @@ def test_every_network_has_its_words() -> None:
 
 
 def test_a_name_marks_nothing_up() -> None:
-    assert escaped("a|b*c*\n`d`<e>&amp;") == "a\\|b\\*c\\*\\\\n\\`d\\`\\<e\\>\\&amp;"
+    assert escape("a|b*c*\n`d`<e>&amp;") == "a\\|b\\*c\\*\\\\n\\`d\\`\\<e\\>\\&amp;"
