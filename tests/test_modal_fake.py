@@ -15,6 +15,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub import constants as hub_constants
 from starlette.testclient import TestClient
 
 from mai_app import cli
@@ -22,6 +23,7 @@ from mai_app.config import RUNS
 from mai_app.remote.payload import LOCAL_FIELDS
 from tests.conftest import write_data_set
 from tests.fake_modal import Function, World, crossing
+from tests.hub import Hub, add_six
 
 ROOT = Path(__file__).parents[1]
 TRAIN = "--recipe baseline --epochs 1 --batch-size 8 --device cpu"  # of the networks the quickest to predict with
@@ -254,6 +256,32 @@ def test_a_scan_of_files_here_and_there(cloud: Cloud, tmp_path: Path) -> None:
     assert there.code == 0, there.err
     paths = [json.loads(line)["path"] for line in (tmp_path / "there.jsonl").read_text().splitlines()]
     assert sorted(paths) == sorted(f"tiny/{path.relative_to(cloud.data)}" for path in pictures)
+
+
+def test_prepare_makes_a_set_a_container_a_file(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Hub() as hub:
+        add_six(hub, images=6)
+        for name, value in hub.environment(tmp_path / "hf").items():
+            monkeypatch.setenv(name, value)
+        # What the Hub's client read from the environment when it was imported.
+        template = hub_constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(hub_constants.ENDPOINT, hub.url)
+        monkeypatch.setattr(hub_constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(hub_constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(hub_constants, "HF_HUB_DISABLE_XET", True)
+        since = len(cloud.world.calls)
+        words = "prepare --source posters --source diffusiondb --parts 2 --name two --retry-seconds 0.01"
+        there = cloud.mai(f"{words} --on modal")
+        here = cloud.mai(f"{words} --prepared {tmp_path}")
+    assert there.code == here.code == 0, there.err
+    assert there.out.splitlines()[:-1] == here.out.splitlines()[:-1]
+    assert there.out.endswith("Next: mai train --data two --on modal\n")
+    manifest = cloud.world.path("prepared/two/manifest.csv")
+    assert manifest.read_bytes() == (tmp_path / "two" / "manifest.csv").read_bytes()
+    assert cloud.called(since) == ["prepare", "prepare_unit"]
+    files = [unit.name for _, (unit, *_) in cloud.world.calls[since + 1 :]]
+    assert len(set(files)) == len(files) >= 2
+    assert cloud.world.commits["prepare_unit"] == len(files)
+    assert not set(cloud.world.calls[since][1][0]) & set(LOCAL_FIELDS)
 
 
 def test_what_goes_wrong_there_is_one_line_and_exit_code_2_here(cloud: Cloud, tmp_path: Path) -> None:
