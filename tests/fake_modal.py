@@ -68,7 +68,8 @@ class Function:
     def __init__(
         self, world: "World", name: str, raw: Callable[..., Any], settings: dict[str, Any], batch: int = 0
     ) -> None:
-        self.world, self.name, self.raw, self.settings, self.batch = world, name, raw, settings, batch
+        self.world, self.name, self.settings, self.batch = world, name, settings, batch
+        self.raw: Any = raw
         self.remote = Remote(self._one)
         self.lock = threading.Lock()  # a container works on one input, or batch, at a time
 

@@ -22,7 +22,8 @@ from tests.modal import ROOT, SIMULATOR, on_modal, summary
 pytestmark = [pytest.mark.shared, pytest.mark.skipif(not SIMULATOR.exists(), reason="no simulator of Modal here")]
 
 TRAIN = (
-    "python local_entry.py train --name r --epochs 6 --batch-size 8 --learning-rate 3e-4 --save-minutes 0 --on modal"
+    "python local_entry.py train --recipe baseline --name r --epochs 6 --batch-size 8 --learning-rate 3e-4"
+    " --save-minutes 0 --on modal"
 )
 # Parts of an undisturbed attempt, most of which is importing; a time limit must leave every attempt time for steps.
 MOMENTS = {
@@ -166,16 +167,17 @@ def test_one_command_line_two_places(volume: Path, tmp_path: Path, mai: Run) -> 
     (tmp_path / "broken.jpg").write_text("no picture")
     files = f"{volume}/tiny/test/synthetic {tmp_path}/broken.jpg {tmp_path}/missing.png"
     out = tmp_path / "report"
-    sweep = "sweep --vary learning-rate=1e-3,3e-4 --vary epochs=1 --vary batch-size=8 --seeds 1 --device cpu"
+    small = "--vary epochs=1 --vary batch-size=8 --vary crop-size=32"
+    sweep = f"sweep --vary learning-rate=1e-3,3e-4 {small} --seeds 1 --device cpu"
     there = on_modal(
         f"modal volume get mai runs/r/best.safetensors {tmp_path}/ >&2;"
-        f"python local_entry.py predict {files} --model r --csv --on modal > {tmp_path}/predict; echo $? >&2;"
+        f"python local_entry.py predict {files} --model r --format csv --on modal > {tmp_path}/predict; echo $? >&2;"
         f"python local_entry.py evaluate --data tiny --model r --out {out} --on modal > {tmp_path}/evaluate;"
         f"python local_entry.py {sweep} --data tiny --on modal > {tmp_path}/sweep;",
         tmp_path,
     )
     assert there.returncode == 0, there.stderr
-    here = mai("predict", *files.split(), "--model", tmp_path / "best.safetensors", "--csv")
+    here = mai("predict", *files.split(), "--model", tmp_path / "best.safetensors", "--format", "csv")
     assert (tmp_path / "predict").read_text() == here.stdout
     assert here.returncode == 1
     assert "2 of 10 files have no score" in there.stderr
@@ -236,7 +238,7 @@ def test_hosted_for_python_and_http_and_new_weights_go_live(volume: Path, tmp_pa
         modal volume put mai {new}/best.safetensors runs/r/best.safetensors --force >&2
         sleep 2
         python -c "{code}" {picture}
-        python local_entry.py predict {picture} --on hosted --model r --jsonl
+        python local_entry.py predict {picture} --on hosted --model r --format jsonl
     """
     done = on_modal(script, tmp_path, MAI_LIVE_SECONDS="1", MAI_OPEN_PAGE="1")
     lines = done.stdout.splitlines()
@@ -248,7 +250,7 @@ def test_hosted_for_python_and_http_and_new_weights_go_live(volume: Path, tmp_pa
     assert [row["version"] for row in rows] == [before, before]
     assert rows[0]["error"] is None
     assert "is no JPEG" in rows[1]["error"]
-    here = mai("predict", picture, "--model", checkpoint.path, "--evidence", "--json")
+    here = mai("predict", picture, "--model", checkpoint.path, "--evidence", "--format", "json")
     assert rows[0] == json.loads(here.stdout)[0] | {"path": rows[0]["path"]}
     assert lines[3] == "422"
     assert lines[4] == "image/png"

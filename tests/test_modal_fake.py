@@ -142,7 +142,12 @@ def test_modal_run_with_no_arguments_trains_the_demo_settings(cloud: Cloud, monk
 def test_modal_run_with_data_trains_a_recipe(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
     answer = {"run": "tiny-x", "last_epoch": {"epoch": 7, "val_loss": 0.5}, "best_epoch": {}}
-    monkeypatch.setattr(cloud.app.train, "raw", lambda *call: [sent.append(call), answer][1])
+
+    def train(*call: Any) -> dict[str, Any]:
+        sent.append(call)
+        return answer
+
+    monkeypatch.setattr(cloud.app.train, "raw", train)
     with cloud.app.app.run():
         assert run(lambda: cloud.app.main("tiny", "baseline", "x", 7)).out == (
             "done: run tiny-x on the Volume, epoch 7, val loss 0.5000\n"
@@ -376,8 +381,8 @@ def test_another_gpu_and_the_open_page(tmp_path: Path, data_set: Path) -> None:
 
 def test_machines_limits_and_mounts_are_what_was_meant(cloud: Cloud) -> None:
     hours = 3600
-    everything = {**cloud.world.functions, **cloud.world.classes}
-    found = {name: one.settings for name, one in everything.items()}
+    found = {name: one.settings for name, one in cloud.world.functions.items()}
+    found |= {name: one.settings for name, one in cloud.world.classes.items()}
     assert {name: (one["gpu"], one["timeout"] / hours, one["max_containers"]) for name, one in found.items()} == {
         "make_demo_data": (None, 24, 1),
         "prepare_folder": (None, 24, 1),
@@ -451,14 +456,15 @@ def test_the_fake_finds_mistakes(tmp_path: Path) -> None:
     world = World(tmp_path / "volume")
     fake: Any = world.module()
     app, volume = fake.App("mai"), fake.Volume.from_name("mai", version=2)
-    for mistake in (
+    mistakes: list[Callable[[], Any]] = [
         lambda: app.function(gpus=["L4"]),
         lambda: fake.Volume.from_name("mai", create=True),
         lambda: fake.Image.debian_slim(python="3.11"),
         lambda: fake.batched(max_size=3),
         lambda: fake.Retries(initial_delay=0.0, retries=3),
         lambda: crossing({"folder": [Path("here")]}),
-    ):
+    ]
+    for mistake in mistakes:
         with pytest.raises(TypeError):
             mistake()
 
