@@ -94,35 +94,35 @@ def prepare_folder(data: str) -> Payload:
 @return_errors
 def prepare(settings: dict[str, Any]) -> Payload:
     """Make a prepared set on the Volume, one container per remote file; returns its summary and what is missing."""
-    from mai_app.data.plan import Unit
+    from mai_app.data.plan import Shard
     from mai_app.data.prepare import prepare_sources
-    from mai_app.data.summary import summary
+    from mai_app.data.prepared import describe_prepared
 
     config = PrepareConfig(prepared=Path(PREPARED), **settings)
 
-    def spread(units: list[Unit]) -> Iterator[tuple[Unit, SourceError | None]]:
+    def run_elsewhere(shards: list[Shard]) -> Iterator[tuple[Shard, SourceError | None]]:
         volume.commit()  # the other containers read the plan, and the names of images to leave out
-        calls = [(unit, config.name, config.seed, config.retry_seconds) for unit in units]
-        for unit, failure in zip(units, prepare_unit.starmap(calls), strict=True):
-            yield unit, SourceError(failure["reason"], failure["whole"]) if failure else None
+        calls = [(shard, config.name, config.seed, config.retry_seconds) for shard in shards]
+        for shard, failure in zip(shards, prepare_unit.starmap(calls), strict=True):
+            yield shard, SourceError(failure["reason"], failure["whole"]) if failure else None
         volume.reload()
 
-    made = prepare_sources(config, spread=spread)
+    made = prepare_sources(config, run_elsewhere=run_elsewhere)
     volume.commit()
-    return {"set": made.folder.name, "summary": summary(made), "missing": made.facts["missing"]}
+    return {"set": made.folder.name, "summary": describe_prepared(made), "missing": made.facts["missing"]}
 
 
 @app.function(image=image, volumes=writable, secrets=hub, retries=retries, **FETCHER.modal_kwargs())
 def prepare_unit(unit: Any, name: str, seed: int, retry_seconds: float) -> dict[str, Any] | None:
     """Download one remote file to the container's disk and store its images; returns why it failed, or None."""
     from mai_app.config import Splitting
-    from mai_app.data.hub import Patience
-    from mai_app.data.prepare import prepare_unit as prepare_unit_here
+    from mai_app.data.prepare import prepare_shard
+    from mai_app.data.sources import RetryPolicy
 
     volume.reload()
     own_disk = Path(tempfile.gettempdir())
     try:
-        prepare_unit_here(unit, Path(PREPARED / name), own_disk, Splitting(seed=seed), Patience(retry_seconds))
+        prepare_shard(unit, Path(PREPARED / name), own_disk, Splitting(seed=seed), RetryPolicy(retry_seconds))
     except SourceError as error:
         return {"reason": str(error), "whole": error.whole}
     volume.commit()
@@ -342,7 +342,7 @@ def _find_data(name: str) -> Path:
 
 
 def _create_web(open_page: bool) -> Any:
-    from mai_app.remote.web import create_hosted_app
+    from mai_app.serve.server import create_hosted_app
 
     heatmap, models = draw_heatmap.remote.aio, list_models.remote.aio
     return create_hosted_app(lambda model: _judge_of(model).remote.aio, heatmap, models, open_page)

@@ -19,8 +19,8 @@ from mai_app.core.parallel import ordered_map
 from mai_app.data.dedup import perceptual_hash
 from mai_app.data.layout import scan
 from mai_app.images.decode import DecodedImage, Pixels, decode_file
-from mai_app.images.degrade import degrade
 from mai_app.images.preprocess import resize
+from mai_app.images.quality import degrade
 
 FOUND = 0.99
 BITS: Final = (0, 2, 4, 6, 8)

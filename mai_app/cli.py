@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import inspect
 import itertools
 import json
 import os
@@ -120,7 +121,7 @@ def parse(arguments: Sequence[str]) -> Config:
         tyro.cli(
             command.config,
             prog=f"mai {name}",
-            description=command.config.__doc__,
+            description=inspect.cleandoc(command.config.__doc__ or ""),
             args=_rename_old_flags(command, words),
             default=default,
         ),
@@ -186,14 +187,15 @@ def command_of(config: Config) -> Command:
 
 
 def _prepare(config: PrepareConfig) -> int:
+    from mai_app.data.plan import source_table  # noqa: PLC0415
     from mai_app.data.prepare import prepare_sources  # noqa: PLC0415
-    from mai_app.data.summary import source_table, summary  # noqa: PLC0415
+    from mai_app.data.prepared import describe_prepared  # noqa: PLC0415
 
     if config.list:
         print(source_table())
         return 0
     made = prepare_sources(config)
-    print(f"{summary(made)}\nNext: mai audit {made.folder}; mai train --data {made.folder}")
+    print(f"{describe_prepared(made)}\nNext: mai audit {made.folder}; mai train --data {made.folder}")
     return 1 if made.facts["missing"] else 0
 
 
@@ -204,7 +206,7 @@ def _audit(config: AuditConfig) -> int:
     from mai_app.evaluation.audit_page import html_page, text  # noqa: PLC0415
 
     prepared = prepare(config.data, config.prepared)
-    report = audit(prepared.table, prepared.refused(), str(config.data))
+    report = audit(prepared.table, prepared.rejected(), str(config.data))
     out = config.out or prepared.folder / "audit"
     write_text(out / "audit.json", json.dumps(report, indent=1) + "\n")
     write_text(out / "audit.html", html_page(report, prepared.table))

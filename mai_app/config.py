@@ -49,7 +49,7 @@ SERVE_LIMITS = ServeLimits()
 
 
 @dataclass(frozen=True)
-class DoubtLimits:
+class QualityLimits:
     """What an image must have for a verdict: outside these limits it is unsure, whatever its score.
 
     Set so that next to none of the development set's val images, as found, falls under them (docs/decisions.md).
@@ -61,7 +61,7 @@ class DoubtLimits:
     jpeg_quality: int = 20  # half of the hard tier's: nothing that the figures tell of was saved so
 
 
-DOUBT_LIMITS = DoubtLimits()
+QUALITY_LIMITS = QualityLimits()
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,10 @@ def small(data: Path, folder: Path) -> TrainConfig:
 
 def pytest_configure() -> None:
     # Before a test module imports torch, and inherited by what tests start: as many threads as the smallest machine has
-    # cores, for their number may change a weight's last digit; and none that spins while it waits, for `make test` has
+    # cores, for their number changes how sums are rounded; and none that spins while it waits, for `make test` has
     # two workers at once.
-    os.environ |= {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
+    os.environ.setdefault("OMP_NUM_THREADS", "2")  # one from outside wins: the tests have to pass with any number
+    os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +86,7 @@ def trained_run(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The folder of a finished run on `data_set`; for reading only."""
     from mai_app.training.loop import train  # noqa: PLC0415 - torch, which most tests do not need
 
-    # Without damage: so short a run learns the plain pictures only.
+    # Without augmentation: so short a run learns the plain pictures only.
     return train(replace(small(data_set, tmp_path_factory.mktemp("trained")), name="small", epochs=3, degrade=False))
 
 

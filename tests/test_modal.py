@@ -22,8 +22,8 @@ from tests.modal import ROOT, SIMULATOR, on_modal, summary
 pytestmark = [pytest.mark.shared, pytest.mark.skipif(not SIMULATOR.exists(), reason="no simulator of Modal here")]
 
 TRAIN = (
-    "python local_entry.py train --recipe baseline --name r --epochs 6 --batch-size 8 --learning-rate 3e-4"
-    " --save-minutes 0 --on modal"
+    "python local_entry.py train --name r --recipe baseline --degrade --epochs 6 --batch-size 8 --learning-rate 3e-4 "
+    "--save-minutes 0 --on modal"
 )
 # Parts of an undisturbed attempt, most of which is importing; a time limit must leave every attempt time for steps.
 MOMENTS = {
@@ -167,8 +167,8 @@ def test_one_command_line_two_places(volume: Path, tmp_path: Path, mai: Run) -> 
     (tmp_path / "broken.jpg").write_text("no picture")
     files = f"{volume}/tiny/test/synthetic {tmp_path}/broken.jpg {tmp_path}/missing.png"
     out = tmp_path / "report"
-    small = "--vary epochs=1 --vary batch-size=8 --vary crop-size=32"
-    sweep = f"sweep --vary learning-rate=1e-3,3e-4 {small} --seeds 1 --device cpu"
+    fixed = "--vary recipe=baseline --vary epochs=1 --vary batch-size=8"
+    sweep = f"sweep {fixed} --vary learning-rate=1e-3,3e-4 --seeds 1 --device cpu"
     there = on_modal(
         f"modal volume get mai runs/r/best.safetensors {tmp_path}/ >&2;"
         f"python local_entry.py predict {files} --model r --format csv --on modal > {tmp_path}/predict; echo $? >&2;"

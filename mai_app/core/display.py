@@ -16,13 +16,18 @@ def show_percent(value: float | None) -> str:
 def show_interval(
     figure: Mapping[str, float | None], html_: bool = False, percent: bool = False, shift: bool = False
 ) -> str:
-    """A figure with its interval, as text or for an HTML table; a share in percent, or a shift with its sign."""
+    """A figure with its interval, or alone if it has none; as text or for an HTML table.
+
+    A share is shown in percent, a shift with its sign; a value that is unknown as a dash.
+    """
     show = (lambda v: "–" if v is None else f"{100 * v:.0f}") if percent else show_shift if shift else show_number
     value = show(figure["value"]) + (" %" if percent and figure["value"] is not None else "")
-    # A dash between signs would read as a minus.
-    span = f"{show(figure['low'])}{' to ' if shift else '–'}{show(figure['high'])}"
     if figure["value"] is None:
         return "–"
+    if figure["low"] is None:
+        return value
+    # A dash between signs would read as a minus.
+    span = f"{show(figure['low'])}{' to ' if shift else '–'}{show(figure['high'])}"
     return f"{value}<small>{span}</small>" if html_ else f"{value} ({span})"
 
 

@@ -1,7 +1,11 @@
-"""What a long work tells the person who waits: lines beside progress bars, which only a terminal shows."""
+"""Long work and the person who waits for it: lines on standard error, progress bars, and signals to stop."""
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -35,3 +39,28 @@ class _Lines:
 
     def flush(self) -> None:
         sys.stderr.flush()
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Defer SIGINT and SIGTERM; yields a function that tells whether one has come, to ask where stopping is safe.
+
+    A second signal raises KeyboardInterrupt at once. Only a process's main thread can set signal handlers; in other
+    threads the signals keep their handlers, and the function returns False.
+    """
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def note(number: int, _frame: object) -> None:
+        seen.append(number)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -16,7 +16,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95 % interval."""
+    """A figure with its 95 % interval; the bounds are NaN where it has none."""
 
     value: float
     low: float
@@ -68,7 +68,8 @@ def tpr_at_fpr(scores: Floats, labels: Ints, ceiling: float = 0.05) -> float:
 def expected_calibration_error(p_synthetic: Floats, labels: Ints, bins: int = 15) -> float:
     """Mean distance of score and share of synthetic images over bins of equal width (Guo et al. 2017).
 
-    The classes count alike, as they do in calibration, whatever their sizes.
+    The classes count alike, as they do in calibration, whatever their sizes. Reports give it without an interval:
+    resampling adds noise to every bin, and the absolute values add that up, so that a bootstrap is biased upwards.
     """
     if not (labels == 0).any() or not (labels == 1).any():
         return float("nan")

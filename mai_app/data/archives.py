@@ -38,26 +38,26 @@ class Member:
     """What ties it to others, the prompt for example; empty if nothing does."""
 
 
-def draw(names: Iterable[str], most: int | None, seed: int) -> set[str]:
-    """At most so many of the names, drawn by a seeded hash: a smaller draw is part of a larger one."""
-    if most is None:
+def draw(names: Iterable[str], max_count: int | None, seed: int) -> set[str]:
+    """At most `max_count` of the names, drawn by a seeded hash: a smaller draw is part of a larger one."""
+    if max_count is None:
         return set(names)
 
     def rank(name: str) -> bytes:
         return hashlib.sha256(f"{seed}:{name}".encode()).digest()
 
-    return set(heapq.nsmallest(most, names, key=rank))
+    return set(heapq.nsmallest(max_count, names, key=rank))
 
 
 def read_members(
-    path: Path, source: Source, most: int | None, seed: int, left_out: frozenset[str] = frozenset()
+    path: Path, source: Source, max_images: int | None, seed: int, excluded: frozenset[str] = frozenset()
 ) -> Iterator[Member]:
     """The images of a source's file in its own order: at most so many, drawn by the seed, but those left out by name.
 
     Raises SourceError for a file that is no such archive; one bad member is a Member with its ImageError.
     """
     reader = _read_zip if source.container == "zip" else _read_parquet
-    return reader(path, source, most, seed, left_out)
+    return reader(path, source, max_images, seed, excluded)
 
 
 def read_flags(path: Path, flags: Flags) -> list[str]:
@@ -73,7 +73,9 @@ def read_flags(path: Path, flags: Flags) -> list[str]:
     return sorted(names)
 
 
-def _read_zip(path: Path, source: Source, most: int | None, seed: int, left_out: frozenset[str]) -> Iterator[Member]:
+def _read_zip(
+    path: Path, source: Source, max_images: int | None, seed: int, excluded: frozenset[str]
+) -> Iterator[Member]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -85,10 +87,10 @@ def _read_zip(path: Path, source: Source, most: int | None, seed: int, left_out:
         wanted = [
             name
             for name in members
-            if PurePosixPath(name).name not in left_out
+            if PurePosixPath(name).name not in excluded
             and not (source.without_tags and _tags(archive, tags.get(_stem(name))) & source.without_tags)
         ]
-        chosen = draw(wanted, most, seed)
+        chosen = draw(wanted, max_images, seed)
         for name in wanted:
             if name in chosen:
                 yield Member(name, _content(archive, members[name]), ties.get(PurePosixPath(name).name, ""))
@@ -154,7 +156,7 @@ def _same(text: str) -> str:
 
 
 def _read_parquet(
-    path: Path, source: Source, most: int | None, seed: int, left_out: frozenset[str]
+    path: Path, source: Source, max_images: int | None, seed: int, excluded: frozenset[str]
 ) -> Iterator[Member]:
     import datasets  # noqa: PLC0415 - takes a second
 
@@ -166,7 +168,7 @@ def _read_parquet(
     if source.column not in columns:
         raise SourceError(f"{path.name}: has no column {source.column!r}; its columns are {', '.join(columns)}")
     keep = [column for column in (source.column, source.tie) if column]
-    chosen = draw(map(str, range(count)), most, seed)
+    chosen = draw(map(str, range(count)), max_images, seed)
     try:
         rows = datasets.load_dataset(
             "parquet",
@@ -180,7 +182,7 @@ def _read_parquet(
         ).cast_column(source.column, datasets.Image(decode=False))
         for number, row in enumerate(rows):
             name = str(number)
-            if name in chosen and name not in left_out:
+            if name in chosen and name not in excluded:
                 yield Member(name, _bytes(row[source.column], name), _same(str(row.get(source.tie) or "")))
     except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         # The table's own notes on its columns may be anything, too.

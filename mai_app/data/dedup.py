@@ -112,11 +112,11 @@ def assign_splits(
     both = _any(labels == 0, group, n) & _any(labels == 1, group, n)
     both &= _any(~np.char.startswith(ties, PAIR), group, n)
 
-    left_out = np.zeros(len(groups), dtype="<U48")
+    excluded = np.zeros(len(groups), dtype="<U48")
     duplicate = (given != "") & (given != speaks[group])
-    left_out[duplicate] = np.char.add("the same picture is in ", speaks[group[duplicate]])
-    left_out[both[group]] = "the same picture carries the other label"
-    return np.where(left_out == "", split[group], ""), left_out
+    excluded[duplicate] = np.char.add("the same picture is in ", speaks[group[duplicate]])
+    excluded[both[group]] = "the same picture carries the other label"
+    return np.where(excluded == "", split[group], ""), excluded
 
 
 def _draw(name: str, seed: int) -> float:

@@ -8,9 +8,7 @@ import errno
 import fnmatch
 import hashlib
 import re
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
@@ -25,6 +23,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
+from mai_app.data.sources import RemoteFile, RetryPolicy
 from mai_app.errors import DataError, SourceError
 
 TRIES: Final = 6
@@ -34,27 +33,8 @@ _AGAIN: Final = (408, 425, 429, 500, 502, 503, 504)
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class RemoteFile:
-    """One file of a repository, as its listing names it."""
-
-    path: str
-    size: int
-    sha256: str | None
-    """Of the content, where the Hub knows it: of every large file."""
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a request that fails is tried again."""
-
-    first_pause: float = 2.0
-    """Seconds; doubles from one try to the next, unless the server names the time itself."""
-    sleep: Callable[[float], None] = time.sleep
-
-
 def list_files(
-    repository: str, revision: str, patterns: tuple[str, ...], patience: Patience
+    repository: str, revision: str, patterns: tuple[str, ...], retry_policy: RetryPolicy
 ) -> tuple[str, list[RemoteFile]]:
     """The commit that a revision stands for, and its files that match a pattern, ordered by path.
 
@@ -81,7 +61,7 @@ def list_files(
                     found[entry.path] = RemoteFile(entry.path, entry.size, sha256)
         return commit, [found[path] for path in sorted(found)]
 
-    commit, files = _patiently(ask, named, patience)
+    commit, files = _with_retries(ask, named, retry_policy)
     if not files:
         raise SourceError(f"{named}: holds no file named {' or '.join(patterns)}")
     return commit, files
@@ -92,13 +72,13 @@ def download(
     file: RemoteFile,
     commit: str,
     folder: Path,
-    patience: Patience,
+    retry_policy: RetryPolicy,
     progress: Callable[[int], None] = lambda _bytes: None,
 ) -> Path:
     """Fetch a file into a folder, or take it from the client's cache, and return its path; it is whole.
 
     `progress` is told of bytes as they come, of a negative number where some come again; what it raises ends the
-    download. Raises SourceError where the file can't be had, DataError where the disk is full.
+    download. Raises SourceError where the file is unavailable, DataError where the disk is full.
     """
     name = f"{repository}/{file.path}"
     cached = huggingface_hub.try_to_load_from_cache(repository, file.path, revision=commit, repo_type="dataset")
@@ -142,7 +122,7 @@ def download(
             raise _NotWholeError
         return path
 
-    return _patiently(fetch, name, patience)
+    return _with_retries(fetch, name, retry_policy)
 
 
 class _NotWholeError(Exception):
@@ -150,11 +130,11 @@ class _NotWholeError(Exception):
         return "what came is not the file that the Hub lists: another length or SHA-256"
 
 
-def _patiently(action: Callable[[], Result], name: str, patience: Patience) -> Result:
+def _with_retries(action: Callable[[], Result], name: str, retry_policy: RetryPolicy) -> Result:
     """The action's result; what may pass is tried again, what won't is a SourceError at once."""
     # The client reports its own tries with whole addresses.
     huggingface_hub.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    pause = patience.first_pause
+    pause = retry_policy.first_pause
     for left in reversed(range(TRIES)):
         try:
             return action()
@@ -166,7 +146,7 @@ def _patiently(action: Callable[[], Result], name: str, patience: Patience) -> R
                 whole = isinstance(error, (httpx.HTTPError, LocalEntryNotFoundError))
                 whole &= not isinstance(error, RemoteEntryNotFoundError)
                 raise SourceError(f"{name}: {reason}{tries}", whole) from None
-        patience.sleep(min(wait if wait is not None else pause, LONGEST_PAUSE))
+        retry_policy.sleep(min(wait if wait is not None else pause, LONGEST_PAUSE))
         pause *= 2
     raise AssertionError("unreachable")
 

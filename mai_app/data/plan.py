@@ -8,18 +8,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from mai_app.config import CLASSES, NEAR_DUPLICATE_BITS, PREPARED_WINDOW, SPLITTING, PrepareConfig
-from mai_app.core.files import write_text
-from mai_app.data.archives import draw
-from mai_app.data.hub import Patience, RemoteFile, list_files
+from mai_app.core.files import describe_changes, write_text
 from mai_app.data.layout import Record, listing_hash, scan
-from mai_app.data.prepared import VERSION
-from mai_app.data.shards import MOST_BYTES
-from mai_app.data.sources import SOURCES, Source
+from mai_app.data.shards import MAX_IMAGE_BYTES, VERSION
+from mai_app.data.sources import SOURCES, RemoteFile, RetryPolicy, Source
 from mai_app.errors import DataError, SourceError
 from mai_app.images.find import walk_images
 
-FOLDER_UNIT: Final = 1000
-"""Files of a local folder in one unit."""
+FILES_PER_SHARD: Final = 1000
+"""Files of a local folder in one shard."""
 OWN_IMAGES: Final = ("**.zip", "**.parquet")
 """Files taken of a Hub data set that no row of the table describes."""
 
@@ -49,24 +46,24 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class RemoteUnit:
-    """One remote file: the unit of work."""
+class RemoteShard:
+    """One remote file: the shard of work."""
 
     name: str
     source: Source
     commit: str
     file: RemoteFile
-    most: int | None
-    """Images taken of it at most, drawn by the seed."""
+    max_images: int | None
+    """Maximum number of images taken of it, drawn by the seed."""
 
     @property
     def images(self) -> int:
         """How many images it will yield, about."""
-        return min(self.most or 2**60, max(1, self.file.size // self.source.image_bytes))
+        return min(self.max_images or 2**60, max(1, self.file.size // self.source.image_bytes))
 
 
 @dataclass(frozen=True)
-class FolderUnit:
+class FolderShard:
     """Some files of a local folder."""
 
     name: str
@@ -81,15 +78,15 @@ class FolderUnit:
         return len(self.records)
 
 
-Unit = RemoteUnit | FolderUnit
+Shard = RemoteShard | FolderShard
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A prepared set's units, and the sources that could not be had."""
+    """A prepared set's shards, and the sources that is unavailable."""
 
-    units: tuple[Unit, ...]
-    flags: dict[str, RemoteUnit] = field(default_factory=dict)
+    shards: tuple[Shard, ...]
+    flags: dict[str, RemoteShard] = field(default_factory=dict)
     """By source name the table of images to leave out, where the source has one."""
     missing: dict[str, str] = field(default_factory=dict)
     """By source name why it is not in the set."""
@@ -126,10 +123,10 @@ def choose_sources(config: PrepareConfig) -> list[Source | Folder]:
     return [source if isinstance(source, Folder) else _limited(source, config) for source in chosen]
 
 
-def make_plan(config: PrepareConfig, folder: Path, patience: Patience) -> Plan:
+def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) -> Plan:
     """The plan of a set's folder: read where it is written down, made and written down where it is not.
 
-    A remote source keeps to the commit it was planned with. One that can't be had is missing, and is asked for again
+    A remote source keeps to the commit it was planned with. One that is unavailable is missing, and is asked for again
     the next time. Raises DataError if the folder was planned with other settings, or a --required source is missing.
     """
     path = folder / "plan.json"
@@ -143,8 +140,8 @@ def make_plan(config: PrepareConfig, folder: Path, patience: Patience) -> Plan:
         if version != VERSION:
             raise DataError(f"{folder}: of version {version}, this MAI makes {VERSION}; delete it")
         _same_as_planned(folder, "seed", seed, config.seed)
-    units: list[Unit] = []
-    flags: dict[str, RemoteUnit] = {}
+    shards: list[Shard] = []
+    flags: dict[str, RemoteShard] = {}
     missing: dict[str, str] = {}
     notes: list[str] = []
     planned: dict[str, Any] = {}
@@ -157,8 +154,8 @@ def make_plan(config: PrepareConfig, folder: Path, patience: Patience) -> Plan:
             if isinstance(source, Folder):
                 entry, more = _plan_folder(folder, source, before)
             else:
-                entry = _plan_source(folder, source, before, config.seed, patience)
-                *more, table = _remote_units(source, entry)
+                entry = _plan_source(folder, source, before, config.seed, retry_policy)
+                *more, table = _remote_shards(source, entry)
                 if table:
                     flags[source.name] = table
                 elif source.flags:
@@ -169,38 +166,68 @@ def make_plan(config: PrepareConfig, folder: Path, patience: Patience) -> Plan:
             missing[source.name] = str(error)
             continue
         planned[source.name] = entry
-        units += more
-    if not units:
+        shards += more
+    if not shards:
         raise DataError(f"{folder}: none of the sources can be had: {'; '.join(missing.values())}")
-    # What is missing now may have been there before: its units stay.
+    # What is missing now may have been there before: its shards stay.
     write_text(path, json.dumps(written | {"sources": written["sources"] | planned}, indent=1) + "\n")
-    return Plan(tuple(units), flags, missing, tuple(notes))
+    return Plan(tuple(shards), flags, missing, tuple(notes))
 
 
-def plan_folder(data: Path) -> tuple[str, list[FolderUnit]]:
-    """The name of a folder's prepared set, which changes when the folder does, and its units."""
+def plan_folder(data: Path) -> tuple[str, list[FolderShard]]:
+    """The name of a folder's prepared set, which changes when the folder does, and its shards."""
     records = scan(data)
     listing = listing_hash(data, records, f"{VERSION} {PREPARED_WINDOW} {NEAR_DUPLICATE_BITS} {SPLITTING}")
-    return f"{data.resolve().name}-{listing[:12]}", list(_folder_units("", data, records))
+    return f"{data.resolve().name}-{listing[:12]}", list(_folder_shards("", data, records))
 
 
-def bytes_needed(units: list[Unit], jobs: int) -> tuple[int, int]:
+def bytes_needed(shards: list[Shard], jobs: int) -> tuple[int, int]:
     """Estimated bytes on the disk: stored in the end, and of downloads at one time."""
-    stored = sum(unit.images * MOST_BYTES for unit in units)
+    stored = sum(shard.images * MAX_IMAGE_BYTES for shard in shards)
     # A fifth of the files is kept as they are, of val and test.
-    stored += sum(unit.images * unit.source.image_bytes // 5 for unit in units if isinstance(unit, RemoteUnit))
-    sizes = sorted((unit.file.size for unit in units if isinstance(unit, RemoteUnit)), reverse=True)
+    stored += sum(shard.images * shard.source.image_bytes // 5 for shard in shards if isinstance(shard, RemoteShard))
+    sizes = sorted((shard.file.size for shard in shards if isinstance(shard, RemoteShard)), reverse=True)
     return stored, sum(sizes[:jobs])
 
 
-def _plan_source(folder: Path, source: Source, before: Any, seed: int, patience: Patience) -> dict[str, Any]:
+def source_table() -> str:
+    """The table of Hub data sets that MAI knows: a few lines a source, with about what it fetches and stores."""
+    lines = []
+    total_fetched = total_stored = 0
+    for source in SOURCES:
+        fetched = source.images * source.image_bytes
+        # A fifth of the files is kept, of val and test.
+        stored = source.images * MAX_IMAGE_BYTES + fetched // 5
+        total_fetched, total_stored = total_fetched + fetched, total_stored + stored
+        drawn = [
+            f"{source.parts} drawn" if source.parts else "",
+            f"at most {source.cap:,} images" if source.cap else "",
+        ]
+        lines += [
+            f"{source.name:<12}{CLASSES[source.label]:<11}{source.repository} ({source.generator or source.kind})",
+            f"{'':<12}{', '.join([*source.files, *filter(None, drawn)])}",
+            f"{'':<12}about {source.images:,} images, {_gb(fetched)} fetched, {_gb(stored)} stored at most",
+            f"{'':<12}licence: {source.licence}; {source.notes}",
+            "",
+        ]
+    lines.append(
+        f"mai prepare takes them all: about {sum(source.images for source in SOURCES):,} images, {_gb(total_fetched)} "
+        f"fetched, {_gb(total_stored)} stored at most.\n--source, --parts and --cap choose. Mind the licences."
+    )
+    return "\n".join(lines)
+
+
+def _plan_source(folder: Path, source: Source, before: Any, seed: int, retry_policy: RetryPolicy) -> dict[str, Any]:
     row = json.loads(json.dumps(asdict(source), default=sorted))
     row = {name: value for name, value in row.items() if name not in _WORDS}
     if before:
         _same_as_planned(folder, source.name, before["row"], row)
         return before  # type: ignore[no-any-return]
+    from mai_app.data.archives import draw  # noqa: PLC0415 - a folder needs neither
+    from mai_app.data.hub import list_files  # noqa: PLC0415
+
     patterns = source.files + ((source.flags.file,) if source.flags else ())
-    commit, files = list_files(source.repository, source.revision, patterns, patience)
+    commit, files = list_files(source.repository, source.revision, patterns, retry_policy)
     table = [file for file in files if source.flags and file.path == source.flags.file]
     images = [file for file in files if file not in table]
     if source.files == OWN_IMAGES:
@@ -213,8 +240,8 @@ def _plan_source(folder: Path, source: Source, before: Any, seed: int, patience:
     return {"row": row, "commit": commit, "files": taken, "flags": asdict(table[0]) if table else None}
 
 
-def _remote_units(source: Source, entry: dict[str, Any]) -> Iterator[Any]:
-    """A unit a file, and at last that of the table of images to leave out, or None."""
+def _remote_shards(source: Source, entry: dict[str, Any]) -> Iterator[Any]:
+    """A shard a file, and at last that of the table of images to leave out, or None."""
     files = [RemoteFile(**file) for file in entry["files"]]
     for number, file in enumerate(files):
         # Even shares; the first files take what is left over. A higher cap takes no less of any file.
@@ -222,25 +249,25 @@ def _remote_units(source: Source, entry: dict[str, Any]) -> Iterator[Any]:
         if most == 0:
             continue
         of_kind = replace(source, container="parquet" if PurePosixPath(file.path).suffix == ".parquet" else "zip")
-        yield RemoteUnit(f"{source.name}--{number:05}-{_slug(file.path)}", of_kind, entry["commit"], file, most)
+        yield RemoteShard(f"{source.name}--{number:05}-{_slug(file.path)}", of_kind, entry["commit"], file, most)
     table = entry["flags"]
-    yield RemoteUnit(source.name, source, entry["commit"], RemoteFile(**table), None) if table else None
+    yield RemoteShard(source.name, source, entry["commit"], RemoteFile(**table), None) if table else None
 
 
-def _plan_folder(folder: Path, source: Folder, before: Any) -> tuple[dict[str, Any], list[FolderUnit]]:
+def _plan_folder(folder: Path, source: Folder, before: Any) -> tuple[dict[str, Any], list[FolderShard]]:
     records = source.records()
     entry = {"folder": str(source.path), "label": source.label, "listing": listing_hash(source.path, records)}
     if before:
         _same_as_planned(folder, f"{source.name}'s label", before["label"], source.label)
         if before["listing"] != entry["listing"]:
             raise DataError(f"{source.path}: has changed since {folder} was planned; choose another --name")
-    return entry, list(_folder_units(source.name, source.path, records))
+    return entry, list(_folder_shards(source.name, source.path, records))
 
 
-def _folder_units(prefix: str, root: Path, records: list[Record]) -> Iterator[FolderUnit]:
-    for number, start in enumerate(range(0, len(records), FOLDER_UNIT)):
+def _folder_shards(prefix: str, root: Path, records: list[Record]) -> Iterator[FolderShard]:
+    for number, start in enumerate(range(0, len(records), FILES_PER_SHARD)):
         name = f"{prefix}--{number:05}" if prefix else f"{number:05}"
-        yield FolderUnit(name, root, f"{prefix}/" if prefix else "", tuple(records[start : start + FOLDER_UNIT]))
+        yield FolderShard(name, root, f"{prefix}/" if prefix else "", tuple(records[start : start + FILES_PER_SHARD]))
 
 
 def _own_source(name: str, label: int | None, files: tuple[str, ...]) -> Source:
@@ -270,8 +297,7 @@ def _same_as_planned(folder: Path, what: str, before: Any, now: Any) -> None:
     if before == now:
         return
     if isinstance(before, dict) and isinstance(now, dict):
-        keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        changes = "; ".join(f"{key} {before.get(key)} → {now.get(key)}" for key in keys)
+        changes = describe_changes(before, {key: now.get(key) for key in sorted(before.keys() | now.keys())})
     else:
         changes = f"{before} → {now}"
     raise DataError(f"{folder}: was planned with another {what} ({changes}); choose another --name")
@@ -280,3 +306,7 @@ def _same_as_planned(folder: Path, what: str, before: Any, now: Any) -> None:
 def _slug(text: str) -> str:
     """A name for a folder: letters, digits, dots and single hyphens."""
     return re.sub(r"[^\w.]+", "-", text).strip("-.")
+
+
+def _gb(count: int) -> str:
+    return f"{count / 10**9:.1f} GB"

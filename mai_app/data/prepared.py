@@ -5,26 +5,26 @@ line a file that could not be decoded) and prepared.json (written last: without 
 """
 
 import json
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.csv
 
-from mai_app.config import IMAGE_SIZE
+from mai_app.config import CLASSES, IMAGE_SIZE
 from mai_app.data.augment import Jpegs
-from mai_app.data.shards import COLUMNS, STRETCHED_BYTES
+from mai_app.data.shards import MANIFEST, STRETCHED_BYTES, VERSION, read_table
 from mai_app.errors import DataError
 from mai_app.images.decode import SAMPLINGS, Pixels
 
-VERSION: Final = 3
-MANIFEST: Final = {"split": pa.string(), "left_out": pa.string(), "group": pa.string(), "unit": pa.string(), **COLUMNS}
-"""Columns of manifest.csv: the units' own, and split (empty where left out), left_out (why), group and unit."""
-OPEN_UNITS: Final = 256
+MAX_OPEN_SHARDS: Final = 256
 """Units mapped at a time: each takes one of the process's open files."""
+
+
+MAX_SOURCES_SHOWN: Final = 20
+"""Sources in `describe_prepared` at most, the largest ones."""
 
 
 class PreparedSet:
@@ -43,8 +43,8 @@ class PreparedSet:
         self._windows = np.stack([table[f"window_{side}"].to_numpy() for side in ("height", "width")], axis=1)
         self._scaled = np.stack([table[f"scaled_{side}"].to_numpy() for side in ("height", "width")], axis=1)
         self.original_bytes: npt.NDArray[np.int64] = table["original_bytes"].to_numpy()
-        units = table["unit"].combine_chunks().dictionary_encode()
-        self._unit_of, self._units = units.indices.to_numpy(), units.dictionary.to_pylist()
+        shards = table["unit"].combine_chunks().dictionary_encode()
+        self._shard_of, self._shards = shards.indices.to_numpy(), shards.dictionary.to_pylist()
         self._maps: OrderedDict[int, Pixels] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -102,18 +102,18 @@ class PreparedSet:
         known = [(quality, SAMPLINGS.index(sampling)) for quality, sampling in pairs if quality and sampling]
         return np.array(known, dtype=np.int64).reshape(-1, 2)
 
-    def refused(self) -> list[dict[str, str]]:
+    def rejected(self) -> list[dict[str, str]]:
         """The files that could not be decoded: file, source, reason."""
         with (self.folder / "refused.jsonl").open(encoding="utf-8") as stream:
             return [json.loads(line) for line in stream]
 
     def _bytes(self, row: int, offset: int, size: int) -> Pixels:
-        unit = int(self._unit_of[row])
-        pixels = self._maps.get(unit)
+        shard = int(self._shard_of[row])
+        pixels = self._maps.get(shard)
         if pixels is None:
-            path = self.folder / "units" / self._units[unit] / "pixels.u8"
-            pixels = self._maps[unit] = np.memmap(path, np.uint8, "r")
-            if len(self._maps) > OPEN_UNITS:
+            path = self.folder / "units" / self._shards[shard] / "pixels.u8"
+            pixels = self._maps[shard] = np.memmap(path, np.uint8, "r")
+            if len(self._maps) > MAX_OPEN_SHARDS:
                 self._maps.popitem(last=False)
         start = int(self._at[row]) + offset
         return pixels[start : start + size]
@@ -144,9 +144,9 @@ def open_prepared(folder: Path) -> PreparedSet:
         if facts["version"] != VERSION:
             raise DataError(f"{folder}: of version {facts['version']}, this MAI reads {VERSION}; delete it")
         table = read_table(folder / "manifest.csv", MANIFEST)
-        for unit, size in facts["units"].items():
-            if (folder / "units" / unit / "pixels.u8").stat().st_size != size:
-                raise ValueError(f"{unit} is not as long as it was")
+        for shard, size in facts["units"].items():
+            if (folder / "units" / shard / "pixels.u8").stat().st_size != size:
+                raise ValueError(f"{shard} is not as long as it was")
         if table.num_rows != facts["images"]:
             raise ValueError("manifest.csv is not as long as it was")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -154,10 +154,28 @@ def open_prepared(folder: Path) -> PreparedSet:
     return PreparedSet(folder, facts, table)
 
 
-def read_table(path: Path, columns: dict[str, pa.DataType]) -> pa.Table:
-    """These columns of a comma-separated table; raises ValueError, KeyError or OSError where it does not have them."""
-    return pyarrow.csv.read_csv(
-        path,
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(column_types=columns, include_columns=list(columns)),
-    )
+def describe_prepared(prepared: PreparedSet) -> str:
+    """Images by source and split of a prepared set, what was left out, and its size on the disk."""
+    table = prepared.table
+    columns = zip(prepared.sources, prepared.labels.tolist(), prepared.splits.tolist(), strict=True)
+    counts = Counter(columns)
+    rejected = Counter(row["source"] for row in prepared.rejected())
+    sizes = Counter((label, source) for source, label, _ in counts.elements())
+    names = sorted(name for name, _ in sizes.most_common(MAX_SOURCES_SHOWN))
+    header = "".join(f"{column:>10}" for column in ("train", "val", "test", "left out", "refused"))
+    lines = [f"{'source':<40}{'label':<10}{header}"]
+    for label, source in names:
+        cells = [counts[source, label, split] for split in ("train", "val", "test", "")] + [rejected[source]]
+        shown = source if len(source) < 40 else f"{source[:38]}…"
+        lines.append(f"{shown:<40}{CLASSES[label]:<10}" + "".join(f"{cell:>10,}" for cell in cells))
+    if len(sizes) > MAX_SOURCES_SHOWN:
+        rest = sum(sizes.values()) - sum(sizes[name] for name in names)
+        lines.append(
+            f"and {len(sizes) - MAX_SOURCES_SHOWN} smaller ones with {rest:,} images; "
+            f"{prepared.folder / 'manifest.csv'} has all"
+        )
+    size = sum(prepared.facts["units"].values())
+    lines.append(f"{table.num_rows:,} images in {size / 10**9:.2f} GB, {size / table.num_rows / 1000:.0f} kB an image")
+    lines += [f"note: {note}" for note in prepared.facts["notes"]]
+    lines += [f"missing: {reason}" for reason in prepared.facts["missing"].values()]
+    return "\n".join(lines)

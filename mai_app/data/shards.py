@@ -1,6 +1,6 @@
-"""The store: a unit of images decoded once and written as a whole, or not at all.
+"""The store: a shard of images decoded once and written as a whole, or not at all.
 
-A unit is a folder with
+A shard is a folder with
     pixels.u8       an image after the other: the whole image stretched to (200, 200, 3) uint8, its window of native
                     pixels (≤ 256, ≤ 256, 3) uint8, the same of the image scaled down if a side is over 512 pixels,
                     and, of images that may be tested on, their file's own bytes
@@ -20,18 +20,20 @@ from typing import IO, Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 
 from mai_app.config import IMAGE_SIZE, PREPARED_LONGEST, PREPARED_WINDOW, Splitting
-from mai_app.core.files import sync_folder
+from mai_app.core.files import replacing, sync_folder, write_text
+from mai_app.core.log import say
 from mai_app.core.parallel import ordered_map
-from mai_app.data.dedup import held_out_alone, perceptual_hash
+from mai_app.data.dedup import assign_splits, group_images, held_out_alone, perceptual_hash
 from mai_app.data.layout import Record
-from mai_app.errors import ImageError
+from mai_app.errors import DataError, ImageError
 from mai_app.images.decode import Pixels, decode, read_file
 from mai_app.images.preprocess import random_window, resize, shrink
 
 STRETCHED_BYTES: Final = IMAGE_SIZE * IMAGE_SIZE * 3
-MOST_BYTES: Final = STRETCHED_BYTES + 2 * PREPARED_WINDOW * PREPARED_WINDOW * 3
+MAX_IMAGE_BYTES: Final = STRETCHED_BYTES + 2 * PREPARED_WINDOW * PREPARED_WINDOW * 3
 """Pixels stored of an image at most."""
 
 COLUMNS: Final = {
@@ -63,9 +65,14 @@ COLUMNS: Final = {
 window_… is the shape of the native window, scaled_… that of the scaled image's: 0 for images that are small enough."""
 
 
+VERSION: Final = 3
+MANIFEST: Final = {"split": pa.string(), "left_out": pa.string(), "group": pa.string(), "unit": pa.string(), **COLUMNS}
+"""Columns of manifest.csv: the shards' own, and split (empty where left out), left_out (why), group and shard."""
+
+
 @dataclass(frozen=True)
 class Item:
-    """One image on its way into a unit."""
+    """One image on its way into a shard."""
 
     record: Record
     content: bytes | Path | ImageError
@@ -78,7 +85,7 @@ def pixel_hash(pixels: Pixels) -> str:
     return digest.hexdigest()
 
 
-def write_unit(
+def write_shard(
     folder: Path,
     items: Iterable[Item],
     splitting: Splitting,
@@ -102,21 +109,21 @@ def write_unit(
         with (
             (unfinished / "pixels.u8").open("wb") as pixels,
             (unfinished / "index.csv").open("w", encoding="utf-8", newline="") as index,
-            (unfinished / "refused.jsonl").open("w", encoding="utf-8") as refused,
+            (unfinished / "refused.jsonl").open("w", encoding="utf-8") as rejected,
         ):
             rows = csv.DictWriter(index, COLUMNS, lineterminator="\n")
             rows.writeheader()
             at = 0
             for result in ordered_map(work, items, workers):
                 if isinstance(result, dict):
-                    refused.write(json.dumps(result) + "\n")
+                    rejected.write(json.dumps(result) + "\n")
                 else:
                     row, parts = result
                     rows.writerow(row | {"at": at})
                     pixels.writelines(parts)
                     at += sum(map(len, parts))
                 on_image()
-            _sync(pixels, index, refused)
+            _sync(pixels, index, rejected)
         sync_folder(unfinished)
         unfinished.rename(folder)
         sync_folder(folder.parent)
@@ -179,3 +186,75 @@ def _sync(*streams: IO[Any]) -> None:
     for stream in streams:
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def join_shards(folder: Path, missing: dict[str, str], notes: tuple[str, ...], splitting: Splitting) -> None:
+    """Group and split what the shards hold, and write the manifest; prepared.json comes last."""
+    (folder / "prepared.json").unlink(missing_ok=True)
+    names = sorted(path.name for path in (folder / "units").glob("[!.]*"))
+    tables = []
+    for name in names:
+        table = read_table(folder / "units" / name / "index.csv", COLUMNS)
+        tables.append(table.append_column("unit", pa.array([name] * table.num_rows, pa.string())))
+    rejected = []
+    for name in names:
+        rejected += (folder / "units" / name / "refused.jsonl").read_text().splitlines(keepends=True)
+    write_text(folder / "refused.jsonl", "".join(rejected))
+    _report_rejected([json.loads(line) for line in rejected[:10]], len(rejected), folder)
+    if not names or not sum(table.num_rows for table in tables):
+        reasons = "; ".join(missing.values()) or f"{folder / 'refused.jsonl'} says why"
+        raise DataError(f"{folder}: none of its {len(rejected)} images can be decoded; {reasons}")
+
+    table = pa.concat_tables(tables)
+    sha256 = table["sha256"].to_numpy().astype("S64")  # a quarter of the memory of text
+    ties = table["tie"].to_numpy().astype(str)
+    hashes = np.array([int(text, 16) for text in table["phash"].to_pylist()], dtype=np.uint64)
+    groups = group_images(sha256, hashes, ties)
+    labels, given = table["label"].to_numpy(), table["given_split"].to_numpy().astype(str)
+    splits, excluded = assign_splits(groups, labels, ties, given, splitting)
+    columns = {"split": splits, "left_out": excluded, "group": groups}
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values, pa.string()))
+    table = table.select(list(MANIFEST))
+    for reason, count in zip(*np.unique(excluded[excluded != ""], return_counts=True), strict=True):
+        say(f"left out: {count} images: {reason}")
+
+    with replacing(folder / "manifest.csv") as stream:
+        pyarrow.csv.write_csv(table, stream)
+    facts = {
+        "version": VERSION,
+        "images": table.num_rows,
+        "left_out": int((excluded != "").sum()),
+        "refused": len(rejected),
+        "missing": missing,
+        "notes": notes,
+        "seed": splitting.seed,
+        "units": {name: (folder / "units" / name / "pixels.u8").stat().st_size for name in names},
+        "fingerprint": _fingerprint(table),
+    }
+    write_text(folder / "prepared.json", json.dumps(facts, indent=1) + "\n")
+
+
+def _fingerprint(table: pa.Table) -> str:
+    columns = ["sha256", "label", "split", "source"]
+    digest = hashlib.sha256()
+    for batch in table.select(columns).sort_by([(name, "ascending") for name in columns]).to_batches(10_000):
+        for row in batch.to_pylist():
+            digest.update(f"{list(row.values())}\n".encode() if row["split"] else b"")
+    return digest.hexdigest()
+
+
+def _report_rejected(rows: list[dict[str, str]], count: int, folder: Path) -> None:
+    for row in rows:
+        say(f"left out: {row['file']}: {row['reason']}")
+    if count > len(rows):
+        say(f"left out: {count - len(rows)} more, listed in {folder / 'refused.jsonl'}")
+
+
+def read_table(path: Path, columns: dict[str, pa.DataType]) -> pa.Table:
+    """These columns of a comma-separated table; raises ValueError, KeyError or OSError where it does not have them."""
+    return pyarrow.csv.read_csv(
+        path,
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=columns, include_columns=list(columns)),
+    )

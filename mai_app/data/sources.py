@@ -1,5 +1,7 @@
 """The table of Hub data sets that MAI trains on: a row each, no logic; adding a source is adding a row."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -63,6 +65,25 @@ class Source:
     licence: str = ""
     """As the data set's card states it."""
     notes: str = ""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of a repository, as its listing names it."""
+
+    path: str
+    size: int
+    sha256: str | None
+    """Of the content, where the Hub knows it: of every large file."""
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long a request that fails is tried again."""
+
+    first_pause: float = 2.0
+    """Seconds; doubles from one try to the next, unless the server names the time itself."""
+    sleep: Callable[[float], None] = time.sleep
 
 
 SOURCES: Final = (

@@ -18,7 +18,7 @@ from mai_app.core import metrics
 from mai_app.core.log import say
 from mai_app.data.layout import Record
 from mai_app.errors import DataError, ImageError
-from mai_app.evaluation.score import Images, Row, judge, scores_of, seen_by, verdicts_of
+from mai_app.evaluation.score import Images, Row, score_records, scores_of, seen_by, verdicts_of
 from mai_app.images.decode import DecodedImage, Pixels, decode, encode_jpeg
 from mai_app.inference.detector import Detector
 
@@ -53,7 +53,7 @@ def judge_versions(
         return row | {"part": "judged", "doubts": doubts}, inputs
 
     header = {"versions": list(VERSIONS), "drawn": files}
-    return judge(detector, images, [records[file] for file in files], look, workers, path, header, "bias check")
+    return score_records(detector, images, [records[file] for file in files], look, workers, path, header, "bias check")
 
 
 def drawn(judged: list[Row], most: int) -> list[str]:

@@ -1,9 +1,10 @@
-"""From a checkpoint and a data set to figures: every image judged in four tiers, then counted in every way that helps.
+"""Evaluate a checkpoint on a data set: metrics in four tiers of degradation, overall and by group, and a report.
 
-The report's folder holds scores.jsonl (a line an image, written as they come: an interrupted evaluation carries on),
+The report's folder holds scores.jsonl (one row per image, written as they come: an interrupted evaluation resumes),
 bias.jsonl (the same for --bias), report.json and report.html.
 """
 
+import base64
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -17,32 +18,38 @@ from mai_app.config import FPR_CEILING, TIERS, EvaluateConfig
 from mai_app.core import metrics
 from mai_app.core.device import choose_device
 from mai_app.core.files import write_text
-from mai_app.errors import DataError
+from mai_app.errors import DataError, ImageError
 from mai_app.evaluation.audit import format_only_scores
 from mai_app.evaluation.bias import bias_figures, judge_versions
-from mai_app.evaluation.mistakes import thumbnail, worst_mistakes
 from mai_app.evaluation.report import Curves, html_page
 from mai_app.evaluation.score import Row, open_images, score, scores_of, verdicts_of
-from mai_app.images.degrade import TIER_WORDS
+from mai_app.images.decode import decode, encode_jpeg
+from mai_app.images.preprocess import shrink
+from mai_app.images.quality import TIER_WORDS
 from mai_app.inference.detector import Detector
 from mai_app.models import registry
 from mai_app.models.checkpoint import load_checkpoint
 from mai_app.models.registry import find_checkpoint
 
 GROUPS: Final = (("kind", 0), ("source", 0), ("generator", 1), ("source", 1))
-"""Groups that are counted apart: by which column, in which class."""
+"""Groups that have figures of their own: column of the data set's rows, and class."""
+MAX_MISTAKES: Final = 12
+"""Images of a class that the report's page shows."""
+THUMBNAIL_SIDE: Final = 160
+"""Longest side, in pixels."""
+THUMBNAIL_QUALITY: Final = 75
+"""JPEG quality."""
 
 
 def evaluate(config: EvaluateConfig, note: str = "") -> dict[str, Any]:
-    """Measure a checkpoint on a data set and return the report, which is also written to the report's folder.
+    """Evaluate a checkpoint on a data set; write the report's folder, and return the report.
 
-    A `note` on the data stands at the head of the report.
-
-    Raises CheckpointError and DataError for what can't be measured. Plain numbers, strings, lists and dicts only.
+    The report holds plain numbers, strings, lists and dicts only. A `note` on the data stands at its head. Raises
+    CheckpointError for an unusable checkpoint, DataError for an unusable data set or a part without one of the classes.
     """
     path = find_checkpoint(config.model, config.runs)
     detector = Detector(load_checkpoint(path), choose_device(config.device))
-    # The folder of the models that come with MAI is none to write in.
+    # Nothing is written into the folder of the shipped models.
     home = config.runs / path.stem if path.parent == registry.FOLDER else path.parent
     out = config.out or home / f"report-{config.split}"
     images = open_images(config.data, config.split, config.prepared)
@@ -80,11 +87,38 @@ def evaluate(config: EvaluateConfig, note: str = "") -> dict[str, Any]:
         "mistakes": mistakes,
     }
     write_text(out / "report.json", json.dumps(report, indent=1) + "\n")
-    # The page alone holds pictures: whoever passes on the figures passes on no image.
+    # Only the page holds pictures, so that report.json can be shared without sharing images.
     records = {record.file: record for record in images.records}
-    pictures = {row["file"]: thumbnail(partial(images.read, records[row["file"]]), row["file"]) for row in mistakes}
+    pictures = {
+        row["file"]: make_thumbnail(partial(images.read, records[row["file"]]), row["file"]) for row in mistakes
+    }
     write_text(out / "report.html", html_page(report, curves, pictures))
     return report | {"folder": str(out)}
+
+
+def worst_mistakes(judged: list[Row], curves: Curves, threshold: float) -> list[dict[str, Any]]:
+    """Find the images whose clean scores are farthest on the wrong side of the threshold, at most MAX_MISTAKES a class.
+
+    `curves`: scores (n,) and labels (n,) of the judged rows by tier. Returns file, label, source, generator and the
+    scores by tier, authentic images first, the worst first.
+    """
+    scores, labels = curves["clean"]
+    mistakes = []
+    for label in (0, 1):
+        wrong = np.flatnonzero((labels == label) & ((scores >= threshold) != (label == 1)))
+        for i in sorted(wrong.tolist(), key=lambda i: (-abs(scores[i] - label), judged[i]["file"]))[:MAX_MISTAKES]:
+            names = {name: judged[i][name] for name in ("file", "label", "source", "generator")}
+            mistakes.append(names | {"scores": {tier: float(curves[tier][0][i]) for tier in TIERS}})
+    return mistakes
+
+
+def make_thumbnail(read: Callable[[], bytes], name: str) -> str:
+    """A small JPEG of an image file's bytes, as a data: URI; empty for what can no longer be read."""
+    try:
+        pixels = shrink(decode(read(), name).pixels, THUMBNAIL_SIDE)
+    except ImageError:
+        return ""
+    return f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(pixels, THUMBNAIL_QUALITY)).decode()}"
 
 
 def _figures(detector: Detector, judged: list[Row], train: list[Row]) -> dict[str, Any]:
@@ -109,10 +143,11 @@ def _figures(detector: Detector, judged: list[Row], train: list[Row]) -> dict[st
             "tpr": lambda s, y: metrics.rate_above(s[y == 1], calibration.threshold),
             "fpr": lambda s, y: metrics.rate_above(s[y == 0], calibration.threshold),
             "tpr_at_5_fpr": lambda s, y: metrics.tpr_at_fpr(s, y, FPR_CEILING),
-            "ece": metrics.expected_calibration_error,
         }
+        ece = metrics.expected_calibration_error(scores, labels)
         tiers[tier] = {
             **{name: metrics.plain(metrics.bootstrap(figure, scores, labels)) for name, figure in figures.items()},
+            "ece": metrics.plain(metrics.Interval(ece, float("nan"), float("nan"))),
             "unsure": float((~given).mean()),
             "doubted": float(np.mean([row["doubts"][tier] is not None for row in judged])),
             "verdicts": int(given.sum()),

@@ -2,18 +2,24 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from mai_app.config import TIERS, CardConfig, TrainConfig
+from mai_app.config import (
+    FPR_CEILING,
+    QUALITY_LIMITS,
+    SHOWN_SCORES,
+    TIERS,
+    UNSURE_ACCURACY,
+    CardConfig,
+)
 from mai_app.core.display import show_name, show_percent
 from mai_app.core.files import write_text
 from mai_app.errors import CheckpointError, DataError
 from mai_app.evaluation.model_card_figures import Report, data_name, escaped, figures, table
-from mai_app.evaluation.model_card_text import HEAD, LIMITS, NETWORKS, USE, WHAT
 from mai_app.models.checkpoint import Checkpoint, load_checkpoint
+from mai_app.models.description import training_flags
 from mai_app.models.registry import find_checkpoint, name_of
 
 KEYS: Final = {
@@ -191,13 +197,49 @@ def _commands(checkpoint: Checkpoint, report: Report, others: Sequence[Report]) 
     )
 
 
-def training_flags(training: Mapping[str, Any]) -> list[str]:
-    """The flags of `mai train` for the settings that a checkpoint names, as far as this MAI knows them."""
-    words = []
-    for item in fields(TrainConfig):
-        value, flag = training.get(item.name), item.name.replace("_", "-")
-        if isinstance(value, bool):
-            words += [] if value == item.default else [f"--{flag}" if value else f"--no-{flag}"]
-        elif value not in (None, ""):
-            words += [f"--{flag}", str(value)]
-    return words
+HEAD: Final = (
+    "**{name}** is a detector of MAI, the Multilayer Authenticity Identifier. It gives an image file a score, "
+    f"`p_synthetic`, from {SHOWN_SCORES[0]} (authentic) to {SHOWN_SCORES[1]} (synthetic), and a verdict: authentic, "
+    "unsure or synthetic. Version `{version}` names its weights and calibration, and stands in each of its predictions."
+    "\n\nEvery figure on this card was measured by the commands of MAI {mai} and written down by `mai card`."
+)
+
+WHAT: Final = """\
+- It looks at an image's pixels for what generators leave there, and says how much the image looks like the synthetic or
+  like the authentic images that it was trained on. It reads no metadata and no Content Credentials.
+- **It is no proof, in either direction.** *Authentic* means that it found none of the traces that it knows, never that
+  an image is proven authentic. *Synthetic* is wrong for the share of authentic images below, and more often on images
+  unlike those measured.
+- It judges an image as a whole. It does not say which generator made it, whether what it shows is true, whether it was
+  edited, or who made it."""
+
+NETWORKS: Final[dict[str, str]] = {
+    "baseline": "the first MAI's convolutional network",
+    "traces": "a small convolutional network that sees no more than small neighbourhoods of native pixels",
+    "resnet18": "torchvision's ResNet-18 with one logit",
+    "convnext-base": "torchvision's ConvNeXt-Base with one logit",
+}
+
+LIMITS: Final = f"""\
+- **Unseen generators.** It knows the traces of generators like those in its training images. Others, newer ones above
+  all, may pass as authentic; the tables by generator show how unevenly it finds even those that it was measured on.
+- **Small, smooth and degraded images.** Shrinking and recompressing destroy the traces: compare the tiers. An image
+  under {QUALITY_LIMITS.shorter_side} pixels on its shorter side, one that is next to flat or much enlarged, and a JPEG
+  under quality {QUALITY_LIMITS.jpeg_quality} are always unsure, whatever the score.
+- **Retouching, inpainting and other local edits** are not detected: each image here counts as synthetic or
+  authentic as a whole. Screenshots, scans and heavily processed photographs were not measured apart.
+- **Content.** What it learned comes from its training sources, and what is known of it from the sources in the tables.
+  Pictures of kinds that are not among them may be judged far worse, for nothing but what they show.
+- **Those who mean to deceive it** can: noise, rescaling or recompression chosen for the purpose were not measured.
+- **The figures hold for these images.** The threshold aims at {100 * FPR_CEILING:.0f} % false positives, and the unsure
+  band at {100 * UNSURE_ACCURACY:.0f} % right verdicts, on validation images; on others both come out otherwise, as the
+  tables show. Intervals tell what chance does in drawing images from these sources, and nothing about other sources.
+  Where synthetic images are rare, most of those called synthetic may be authentic even at a low FPR."""
+
+USE: Final = """\
+Made for sorting large numbers of images, for looking closer at some of them, and for research. Measure it on images of
+your own (`mai evaluate --data FOLDER`) before you rely on it, and give a verdict together with its error rates.
+
+Not for accusing anyone, for grading, moderating or punishing by its verdict alone, for evidence in court, for calling
+an image genuine, or for judging people by the pictures that they share. A person has to look, and other signs have to
+agree: where an image was first published, its metadata and Content Credentials, what is known of its maker."""

@@ -7,10 +7,22 @@ from typing import Any, Final
 
 from mai_app.config import CLASSES, TIERS
 from mai_app.core.display import show_interval, show_name, show_number, show_percent
-from mai_app.evaluation.model_card_text import OTHER_DATA, SAME_DATA, TABLE_NOTE
 
 Report = Mapping[str, Any]
 
+SAME_DATA: Final = (
+    "MAI keeps this part of a data set out of training, validation and calibration, near duplicates included."
+)
+OTHER_DATA: Final = (
+    "This is another data set than the one trained on; whether the two share images was not looked at for this card."
+)
+
+TABLE_NOTE: Final = (
+    "AUROC is the chance that a synthetic image scores above an authentic one: 0.5 is a coin's. *The files alone* is a "
+    "baseline that sees only format, size and JPEG quality of the same files, never a pixel: what it reaches, a "
+    "detector has not shown that it can. FPR and TPR are the shares of authentic and of synthetic images called "
+    "synthetic at the stored threshold. *Verdicts right* leaves out the unsure ones. In brackets: 95 % intervals."
+)
 TABLES: Final = (
     ("kind", 0, "False positives by kind", "authentic images called synthetic"),
     ("source", 0, "False positives by source", "authentic images called synthetic"),

@@ -256,9 +256,10 @@ def _plot_reliability(curves: Curves) -> Figure:
 _BODY: Final = """<h1>{title}</h1><p>{heading}</p>
 <p class="note">AUROC 0.5 is chance. TPR: share of synthetic images called synthetic; FPR: share of authentic images
 called synthetic, both at the threshold. Verdicts right: of the verdicts authentic and synthetic, unsure ones left out.
-Small figures are 95 % intervals. Scores are those before clipping to 0.01 and 0.99. File only: the AUROC of a baseline
-that sees only format, size and JPEG quality of the same files, never a pixel; a detector that does not beat it has
-shown nothing. {doubted}. A score is no proof: no verdict of MAI's says that an image is proven authentic.</p>
+Small figures are 95 % intervals; the calibration error has none. Scores are those before clipping to 0.01 and 0.99.
+File only: the AUROC of a baseline that sees only format, size and JPEG quality of the same files, never a pixel; a
+detector that does not beat it has shown nothing. {doubted}. A score is no proof: no verdict of MAI's says that an image
+is proven authentic.</p>
 <div class="scroll"><table><thead><tr><th>tier</th>{figure_names}<th>unsure</th><th>verdicts right</th>
 <th>file only</th></tr></thead>
 <tbody>{tiers}</tbody></table></div>

@@ -1,9 +1,8 @@
-"""From a data set's images to rows with their logits, each judged in four tiers of damage; carries on where it stopped.
+"""Score a data set's images in four tiers of degradation: rows with logits, in a log that the same call resumes from.
 
-Evaluation, calibration and the bias check judge through this module, on whole files as prediction does.
+Evaluation, calibration and the bias check score through this module, on whole files as prediction does.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mai_app import __version__
-from mai_app.config import DOUBT_LIMITS, TIERS
-from mai_app.core.files import write_text
+from mai_app.config import QUALITY_LIMITS, TIERS
+from mai_app.core.files import append_rows, resume_rows
 from mai_app.core.log import bar, say
 from mai_app.core.parallel import ordered_map
 from mai_app.data.layout import Record, listing_hash, scan
@@ -23,9 +22,8 @@ from mai_app.data.prepared import PreparedSet, find_prepared, open_prepared
 from mai_app.errors import DataError, ImageError
 from mai_app.evaluation.audit import file_properties
 from mai_app.images.decode import DecodedImage, Pixels, decode, read_file
-from mai_app.images.degrade import TIER_SETTINGS, degrade
 from mai_app.images.preprocess import to_inputs
-from mai_app.images.quality import doubt
+from mai_app.images.quality import TIER_SETTINGS, degrade, unjudgeable_reason
 from mai_app.inference.detector import Detector
 
 TRAIN_FILES: Final = 1000
@@ -33,15 +31,15 @@ TRAIN_FILES: Final = 1000
 least this many, under twice as many."""
 
 Row = dict[str, Any]
-"""An image's record and what came of it: part (judged, train, refused, other); where judged also logits and doubts by
-tier; file properties by tier; of what was refused, the reason."""
+"""An image's record and its part: judged, train, refused or other. If judged, also logits and doubts by tier and file
+properties by tier; if train, the properties; if refused or other, the reason."""
 Look = Callable[[Record], tuple[Row, list[Pixels]]]
-"""An image's row, without logits, and the inputs to judge: one for each name in the row's own `doubts`, or none."""
+"""Makes of an image its row, without logits, and the network's inputs: one for each name in the row's `doubts`."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a data set that may be judged."""
+    """The images of a data set that can be scored."""
 
     data: str
     """Names the data set: another value where its files are others."""
@@ -52,9 +50,9 @@ class Images:
 
 
 def open_images(data: Path, split: str, prepared: Path) -> Images:
-    """The images of a folder or of a prepared set, to judge a part of them (train, val, test, or all).
+    """Find the images of a folder or of a prepared set, of which `split` (train, val, test or all) is to be scored.
 
-    Where the folders do not say what is in which part, the draw of the set prepared from them does. Raises DataError
+    Where the folders do not divide the images, the seeded split of the set prepared from them does. Raises DataError
     for what is no data set, and for a prepared set without image files.
     """
     if found := find_prepared(data, prepared):
@@ -73,7 +71,7 @@ def open_images(data: Path, split: str, prepared: Path) -> Images:
     if split != "all" and ("" in splits or ("val" not in splits and split != "test")):
         say(f"the folders do not say which images are {split} images: the prepared set's seeded draw does")
         made = prepare(data, prepared)
-        refused = {row["file"] for row in made.refused()}
+        refused = {row["file"] for row in made.rejected()}
         # What could not be decoded has no split; it is named among the refused of any.
         records = [replace(record, split=split) for record in records if record.file in refused]
         records += _of_manifest(made, range(len(made)))
@@ -81,9 +79,10 @@ def open_images(data: Path, split: str, prepared: Path) -> Images:
 
 
 def score(detector: Detector, images: Images, split: str, workers: int, path: Path) -> list[Row]:
-    """A row for each image of a part judged or refused, taken up where `path` stopped.
+    """Score the images of a split in four tiers, and return a row for each; resumes from the rows in `path`.
 
-    For the part test also one, without logits, for each file of the train part (every k-th of many).
+    Of the split test also a row, without logits, for each file of the train part (every k-th of many). Raises DataError
+    for a damaged `path`.
     """
     training = [record for record in images.records if record.split == "train"] if split == "test" else []
     every = max(1, len(training) // TRAIN_FILES)
@@ -105,16 +104,16 @@ def score(detector: Detector, images: Images, split: str, workers: int, path: Pa
         return row | {"part": "judged", "doubts": doubts}, inputs
 
     header = {"split": split, "tiers": {tier: list(settings) for tier, settings in TIER_SETTINGS.items()}}
-    return judge(detector, images, list(dict.fromkeys(wanted)), look, workers, path, header, "judging")
+    return score_records(detector, images, list(dict.fromkeys(wanted)), look, workers, path, header, "scoring")
 
 
 def seen_by(detector: Detector, versions: dict[str, DecodedImage]) -> tuple[dict[str, str | None], list[Pixels]]:
-    """Of an image's versions by name, the reasons for doubt (None: none) and the detector's inputs."""
-    doubts = {name: doubt(version.pixels, version.jpeg_quality) for name, version in versions.items()}
+    """For each of an image's versions, by name, the reason for doubt (or None), and the detector's inputs of it."""
+    doubts = {name: unjudgeable_reason(version.pixels, version.jpeg_quality) for name, version in versions.items()}
     return doubts, [to_inputs(version.pixels, detector.info.preprocessing) for version in versions.values()]
 
 
-def judge(
+def score_records(
     detector: Detector,
     images: Images,
     wanted: list[Record],
@@ -124,58 +123,50 @@ def judge(
     header: Row,
     what: str,
 ) -> list[Row]:
-    """The row that `look` gives for each wanted image, its logits filled in, written to `path` as they come.
+    """Return the row that `look` makes of each wanted image, with its logits; each is appended to `path` when done.
 
-    Rows that an earlier call of the same header, weights and data has written are taken over.
+    Rows that an earlier call with the same header, weights and data has written are reused. Raises DataError for a
+    damaged `path`.
     """
-    rows = _resume(
-        path,
-        {
-            "mai_version": __version__,
-            "weights": detector.checkpoint.weights_sha256,
-            "preprocessing": asdict(detector.info.preprocessing),
-            "doubt": asdict(DOUBT_LIMITS),
-            "data": images.data,
-            **header,
-        },
-    )
+    header = {
+        "mai_version": __version__,
+        "weights": detector.checkpoint.weights_sha256,
+        "preprocessing": asdict(detector.info.preprocessing),
+        "doubt": asdict(QUALITY_LIMITS),
+        "data": images.data,
+        **header,
+    }
+    try:
+        rows = resume_rows(path, header)
+    except ValueError as error:
+        raise DataError(f"{path}: is damaged ({error}); delete it, and its images are scored anew") from None
     done = {row["file"] for row in rows}
     todo = [record for record in wanted if record.file not in done]
     progress = bar(total=len(done) + len(todo), initial=len(done), desc=what, unit="image")
-    with progress, path.open("a", encoding="utf-8") as stream:
+    with progress, path.open("ab") as stream:
         for row, inputs in ordered_map(look, todo, workers):
             if inputs:
                 row["logits"] = dict(zip(row["doubts"], detector.logits(inputs).tolist(), strict=True))
-            stream.write(json.dumps(row) + "\n")
+            append_rows(stream, [row])
             rows.append(row)
             progress.update()
     return rows
 
 
 def scores_of(detector: Detector, judged: Iterable[Row], name: str) -> npt.NDArray[np.float64]:
-    """Calibrated scores (n,) of judged rows in a tier, or other version of the images; not clipped."""
+    """Calibrated scores (n,), 0 to 1, of judged rows in one tier or other version of the images; not clipped."""
     return detector.p_synthetic(np.array([row["logits"][name] for row in judged], dtype=np.float64))
 
 
 def verdicts_of(detector: Detector, judged: Iterable[Row], name: str) -> npt.NDArray[np.str_]:
-    """Verdicts (n,) of judged rows in a tier, or other version of the images: unsure where there is doubt."""
+    """Verdicts (n,) of judged rows in one tier or other version of the images: unsure where there is doubt."""
     rows = list(judged)
     pairs = zip(scores_of(detector, rows, name).tolist(), [row["doubts"][name] for row in rows], strict=True)
     return np.array([detector.verdict(p, reason) for p, reason in pairs], dtype=np.str_)
 
 
 def _of_manifest(prepared: PreparedSet, rows: Iterable[int]) -> list[Record]:
-    """The rows' records, with the splits that preparing gave them; those that it left out are left out."""
+    """The rows' records, with the splits that preparing gave them, without the images that it excluded."""
     columns = ["file", "label", "split", "source", "generator", "kind", "tie"]
     chosen = prepared.table.select(columns).take(list(rows)).to_pylist()
     return [Record(**row) for row in chosen if row["split"]]
-
-
-def _resume(path: Path, header: Row) -> list[Row]:
-    """The whole rows of an earlier call for the same things; leaves a file of the header and these."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith(b"\n")]
-    if rows[:1] != [header]:
-        rows = [header]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-    return rows[1:]

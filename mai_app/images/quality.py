@@ -1,4 +1,4 @@
-"""What an image must have to be judged at all: from pixels and JPEG quality to the reason for doubt, or None."""
+"""Image quality: the tiers of degradation that a detector is measured in, and what an image must have for a verdict."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,16 +7,40 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mai_app.config import DOUBT_LIMITS, DoubtLimits, Preprocessing
-from mai_app.images.decode import Pixels
-from mai_app.images.preprocess import to_inputs
+from mai_app.config import QUALITY_LIMITS, Preprocessing, QualityLimits, Tier
+from mai_app.images.decode import DecodedImage, Pixels, decode, encode_jpeg
+from mai_app.images.preprocess import shrink, to_inputs
 
 Plane = npt.NDArray[np.float32]
 
-PLACES: Final = Preprocessing(input="crop")
-"""Where detail is looked for: the native windows that `--input crop` judges, corners and centre."""
+TIER_SETTINGS: Final[dict[Tier, tuple[int | None, int]]] = {
+    "q90": (None, 90),
+    "web": (768, 60),
+    "hard": (512, 40),
+}
+"""Longest side at most, in pixels (None: as it is), and JPEG quality; clean leaves the file as found."""
+TIER_WORDS: Final[dict[Tier, str]] = {
+    "clean": "as found",
+    "q90": "JPEG 90",
+    "web": "longest side ≤ 768, JPEG 60",
+    "hard": "longest side ≤ 512, JPEG 40",
+}
+
+WINDOWS: Final = Preprocessing(input="crop")
+"""The native windows in which detail is measured: those of `--input crop`, corners and centre."""
 OCTAVES: Final = 3
 """Halvings that the finest detail is compared with."""
+
+
+def degrade(image: DecodedImage, tier: Tier) -> DecodedImage:
+    """The image as a tier delivers it, whatever its class: scaled down where it is larger, saved as JPEG, read again.
+
+    JPEG is saved 4:2:0 with the IJG tables; scaling is Lanczos.
+    """
+    if tier == "clean":
+        return image
+    longest, quality = TIER_SETTINGS[tier]
+    return decode(encode_jpeg(shrink(image.pixels, longest), quality), tier)
 
 
 @dataclass(frozen=True)
@@ -34,7 +58,7 @@ class Detail:
         return self.finest / self.all if self.all else 0.0
 
 
-def doubt(pixels: Pixels, jpeg_quality: int | None, limits: DoubtLimits = DOUBT_LIMITS) -> str | None:
+def unjudgeable_reason(pixels: Pixels, jpeg_quality: int | None, limits: QualityLimits = QUALITY_LIMITS) -> str | None:
     """Why an image of (height, width, 3) uint8 pixels can't be judged, in words, or None where it can.
 
     `jpeg_quality`, 1 to 100, is the estimate of its file's tables; None if it is no JPEG. Flat crops say little and
@@ -55,7 +79,7 @@ def doubt(pixels: Pixels, jpeg_quality: int | None, limits: DoubtLimits = DOUBT_
 
 def most_detail(pixels: Pixels) -> Detail:
     """The detail of that window of (height, width, 3) uint8 pixels which has most of it."""
-    planes = [np.asarray(Image.fromarray(window).convert("L"), np.float32) for window in to_inputs(pixels, PLACES)]
+    planes = [np.asarray(Image.fromarray(window).convert("L"), np.float32) for window in to_inputs(pixels, WINDOWS)]
     finest = [_lost(plane, 2) for plane in planes]
     best = int(np.argmax(finest))
     return Detail(finest[best], _lost(planes[best], 2**OCTAVES))

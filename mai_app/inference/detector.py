@@ -16,7 +16,7 @@ from mai_app.errors import ImageError
 from mai_app.evidence.statements import Evidence
 from mai_app.images.decode import Pixels, decode, read_file
 from mai_app.images.preprocess import input_notes, to_floats, to_inputs
-from mai_app.images.quality import doubt
+from mai_app.images.quality import unjudgeable_reason
 from mai_app.inference.prediction import ImageFacts, ModelFacts, Prediction, model_facts
 from mai_app.models.checkpoint import Checkpoint, load_checkpoint
 from mai_app.models.registry import find_checkpoint, name_of
@@ -33,7 +33,7 @@ class _LoadedImage:
     inputs: Pixels | None = None
     pixels: Pixels | None = None
     image: ImageFacts | None = None
-    doubt: str | None = None
+    unjudgeable: str | None = None
     evidence: tuple[Evidence, ...] | None = None
     notes: tuple[str, ...] = ()
     error: str | None = None
@@ -99,9 +99,9 @@ class Detector:
         """Calibrated scores (n,) in [0, 1] of logits (n,); a Prediction shows them clipped to SHOWN_SCORES."""
         return self.info.calibration.scores(logits)
 
-    def verdict(self, p_synthetic: float, doubt: str | None) -> Verdict:
-        """The verdict on an image of this unclipped score: unsure, whatever the score, where there is doubt."""
-        return self.info.calibration.verdict(p_synthetic, doubt)
+    def verdict(self, p_synthetic: float, unjudgeable: str | None) -> Verdict:
+        """The verdict on an image of this unclipped score: unsure, whatever the score, where it is unjudgeable."""
+        return self.info.calibration.verdict(p_synthetic, unjudgeable)
 
     def _load(self, evidence: bool, keep_pixels: bool, image: ImageInput) -> _LoadedImage:
         try:
@@ -113,7 +113,7 @@ class Detector:
             return _LoadedImage(error.name, error=error.reason)
         height, width = decoded.pixels.shape[:2]
         inputs = to_inputs(decoded.pixels, self.info.preprocessing)
-        reason = doubt(decoded.pixels, decoded.jpeg_quality)
+        reason = unjudgeable_reason(decoded.pixels, decoded.jpeg_quality)
         return _LoadedImage(
             name=name,
             inputs=inputs,
@@ -127,7 +127,7 @@ class Detector:
                 jpeg_quality=decoded.jpeg_quality,
                 crops=len(inputs),
             ),
-            doubt=reason,
+            unjudgeable=reason,
             evidence=_read_evidence(data) if evidence else None,
             notes=decoded.notes + input_notes(height, width, self.info.preprocessing) + ((reason,) if reason else ()),
         )
@@ -141,7 +141,7 @@ class Detector:
             yield Prediction(
                 path=loaded.name,
                 p_synthetic=None if score is None else min(max(score, low), high),
-                verdict=None if score is None else self.verdict(score, loaded.doubt),
+                verdict=None if score is None else self.verdict(score, loaded.unjudgeable),
                 threshold=round(self.info.calibration.threshold, 6),
                 unsure_low=round(self.info.calibration.unsure_low, 6),
                 unsure_high=round(self.info.calibration.unsure_high, 6),

@@ -10,7 +10,7 @@ from typing import Any, Final, get_args
 
 import safetensors
 
-from mai_app.config import IMAGE_SIZE, InputMode, ModelName, Preprocessing
+from mai_app.config import IMAGE_SIZE, InputMode, ModelName, Preprocessing, TrainConfig
 from mai_app.errors import CheckpointError
 from mai_app.models.calibration import Calibration, TierRates
 
@@ -103,6 +103,18 @@ def parse_info(path: Path, document: str | None) -> CheckpointInfo:
         available = sorted(get_args(ModelName))
         raise CheckpointError(f"{path}: model {info.model!r} not found; available models = {available}")
     return info
+
+
+def training_flags(training: Mapping[str, Any]) -> list[str]:
+    """The options of `mai train` for the settings that a checkpoint or a run names, as far as this MAI knows them."""
+    words = []
+    for item in fields(TrainConfig):
+        value, flag = training.get(item.name), item.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value not in (None, ""):
+            words += [f"--{flag}", str(value)]
+    return words
 
 
 def _check(info: CheckpointInfo) -> None:

@@ -1,4 +1,4 @@
-"""From pixels to pixels through a generator's last stage: the autoencoders of twins, and how the small ones learn."""
+"""The autoencoders that make twins: small ones, trained here, and those of latent-diffusion models from the Hub."""
 
 import json
 import math
@@ -22,31 +22,31 @@ from mai_app.images.decode import Pixels
 from mai_app.images.preprocess import mirrored, random_window
 
 DECODERS: Final = ("nearest", "transposed", "shuffle")
-"""How a small autoencoder's decoder upsamples: as latent diffusion, as most GANs, as super-resolution."""
+"""How a small autoencoder's decoder upsamples: as in latent diffusion, in most GANs, and in super-resolution."""
 FACTOR: Final = 8
-"""Pixels a side that one place of the latent stands for."""
+"""Downsampling factor from pixels to the latent, per side."""
 LATENT: Final = 64
-"""Channels of the small autoencoders' latent: a third of the 192 values of its 8×8 pixels."""
+"""Channels of the small autoencoders' latent: a third of the 192 values of 8×8 pixels."""
 TILE: Final = 768
-"""Largest side of what goes through a network at once: more goes tile by tile, for the memory's sake."""
+"""Largest side, in pixels, of a forward pass: larger images go tile by tile, to bound memory."""
 HALO: Final = 64
-"""Pixels that a tile sees beyond its border: more than the small networks look at."""
+"""Overlap of tiles, in pixels: more than the small networks' receptive field reaches."""
 _CROP: Final = 96
 _BATCH: Final = 16
 _RATE: Final = 2e-3
 _NOISE: Final = 0.1
-_PATCHES: Final = 400  # crops whose patches give the encoder its start
+_PATCHES: Final = 400  # crops for the principal components that initialize the weights
 
 Reconstruct = Callable[[Pixels], Pixels]
-"""Pixels (height, width, 3) uint8 of any size to their reconstruction, of the same shape."""
+"""Maps pixels (height, width, 3) uint8, of any size, to their reconstruction, of the same shape and dtype."""
 
 
 class SmallAutoencoder(nn.Module):
-    """An autoencoder with an 8 times coarser latent of 64 channels, whose decoder upsamples as `kind` says.
+    """An autoencoder with a latent of 64 channels at an eighth of the resolution; `kind` is one of DECODERS.
 
-    Input and output (n, 3, h, w) float, 0 to 1 from black to white; h and w are multiples of 8. No normalisation, no
-    attention: a pixel comes from its surroundings alone, so that tiles join without a seam. The encoder is one linear
-    layer, for twins need a generator's decoder, and no more.
+    Input and output are (n, 3, h, w) float, 0 to 1 from black to white; h and w are multiples of 8. Without
+    normalisation and attention a pixel depends on its surroundings alone, so that tiles join without a seam. The
+    encoder is one linear layer: twins need the traces of a generator's decoder only.
     """
 
     def __init__(self, kind: str) -> None:
@@ -56,27 +56,27 @@ class SmallAutoencoder(nn.Module):
         self.residual = nn.Sequential(
             nn.SiLU(), nn.Conv2d(96, 96, 3, padding=1), nn.SiLU(), nn.Conv2d(96, 96, 3, padding=1)
         )
-        self.to_quarter = _Doubling(kind, 96, 48)
-        self.to_half = _Doubling(kind, 48, 24)
-        self.to_whole = _Doubling(kind, 24, 16)
+        self.to_quarter = _Upsampling(kind, 96, 48)
+        self.to_half = _Upsampling(kind, 48, 24)
+        self.to_whole = _Upsampling(kind, 24, 16)
         self.last = nn.Conv2d(16, 3, 3, padding=1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Reconstructions (n, 3, h, w) of images of that shape."""
         x = self.first(self.encoder(images - 0.5))
         x = x + self.residual(x)
-        for doubling in (self.to_quarter, self.to_half, self.to_whole):
-            x = F.silu(doubling(x))
+        for upsampling in (self.to_quarter, self.to_half, self.to_whole):
+            x = F.silu(upsampling(x))
         reconstructed: torch.Tensor = self.last(x) + 0.5
         return reconstructed
 
     @torch.no_grad()
-    def start(self, images: torch.Tensor) -> None:
-        """Set the weights from which training starts, by images (n, 3, h, w) and torch's random state.
+    def initialize(self, images: torch.Tensor) -> None:
+        """Initialize the weights from images (n, 3, h, w) float, 0 to 1, and torch's random state.
 
-        From random weights a few minutes make a blur. So the encoder starts as the principal components of 8×8 patches
-        and the decoder as their inverse, by way of those of 4×4 and 2×2 patches, with noise on all weights (He et al.
-        2015, at a fraction). What passes a SiLU does so as x and as -x, for the difference of the two results is x.
+        A few minutes of training from random weights give a blur. So the encoder starts as the principal components of
+        8×8 patches and the decoder as their inverse, by way of those of 4×4 and 2×2 patches, with noise on all weights
+        (He et al. 2015, scaled down). Values pass a SiLU as x and as -x: SiLU(x) - SiLU(-x) = x.
         """
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.bias is not None:
@@ -92,17 +92,17 @@ class SmallAutoencoder(nn.Module):
         ]
         self.encoder.weight.copy_(bases[0].permute(3, 0, 1, 2))
         self.first.weight[:LATENT, :, 1, 1] += torch.eye(LATENT)
-        for stage, doubling in enumerate((self.to_quarter, self.to_half, self.to_whole)):
+        for stage, upsampling in enumerate((self.to_quarter, self.to_half, self.to_whole)):
             # Of a patch's components those of its four quarters: quarter's row and column, outputs, inputs.
             quarters = bases[stage].reshape(3, 2, 4 >> stage, 2, 4 >> stage, -1)
             maps = torch.einsum("crybxi,cyxo->rboi", quarters, bases[stage + 1])
             signed = torch.stack((maps, -maps), dim=3).flatten(2, 3)
-            doubling.start(torch.stack((signed, -signed), dim=4).flatten(3) if stage else signed)
+            upsampling.initialize(torch.stack((signed, -signed), dim=4).flatten(3) if stage else signed)
         for colour in range(3):
             self.last.weight[colour, 2 * colour : 2 * colour + 2, 1, 1] += torch.tensor((1.0, -1.0))
 
 
-class _Doubling(nn.Module):
+class _Upsampling(nn.Module):
     """A layer from (n, before, h, w) to (n, after, 2h, 2w) that upsamples by one of DECODERS.
 
     nearest: Rombach et al. 2022 (latent diffusion), after Odena et al. 2016; transposed: Radford et al. 2016 (DCGAN);
@@ -124,10 +124,10 @@ class _Doubling(nn.Module):
         x = self.layer(x)
         return F.pixel_shuffle(x, 2) if self.kind == "shuffle" else x
 
-    def start(self, maps: torch.Tensor) -> None:
-        """Add linear maps to the weights: those of a cell's four pixels, (2, 2, outputs, inputs).
+    def initialize(self, maps: torch.Tensor) -> None:
+        """Add linear maps (2, 2, outputs, inputs) to the weights: one for each of the four pixels of a cell.
 
-        After nearest neighbours all four are the same, so that their mean is as near as one layer comes.
+        After nearest-neighbour upsampling all four pixels are the same: their mean is the closest that one layer comes.
         """
         outputs, inputs = maps.shape[2:]
         weight = self.layer.weight
@@ -140,7 +140,7 @@ class _Doubling(nn.Module):
 
 
 def _components(images: torch.Tensor, side: int, count: int) -> torch.Tensor:
-    """The first principal directions, from grey, of the patches of images: (3, side, side, count)."""
+    """The first principal components (3, side, side, count), about grey, of patches of images (n, 3, h, w)."""
     patches = F.unfold(images - 0.5, side, stride=side).transpose(1, 2).flatten(0, 1).double()
     _, axes = torch.linalg.eigh(patches.T @ patches)
     first: torch.Tensor = axes[:, -count:].float().reshape(3, side, side, count)
@@ -156,18 +156,18 @@ def train_small(
     device: torch.device,
     stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[SmallAutoencoder, list[float]]:
-    """A small autoencoder trained on native crops of a prepared set's rows, and its loss at each step.
+    """Train a small autoencoder on native crops of a prepared set's rows (n,); returns it and its loss at each step.
 
-    The loss is the mean error, and that of the differences between neighbours, so that fine detail counts as much as
-    what it lies on. On a processor the same arguments give the same weights; float32 throughout, for bfloat16 makes
-    layers this thin slower, and its rounding would be a trace that no generator leaves.
+    The loss is the mean absolute error of pixels, plus that of the differences between neighbours, so that fine detail
+    counts. On a CPU the same arguments give the same weights. All is float32: bfloat16 makes layers this thin slower,
+    and its rounding would be a trace that no generator leaves.
 
-    Raises KeyboardInterrupt when `stopped` says so.
+    Raises KeyboardInterrupt when `stopped` returns True.
     """
     rng = np.random.default_rng((seed, DECODERS.index(kind)))
     torch.manual_seed(seed)
     network = SmallAutoencoder(kind).to(memory_format=torch.channels_last)
-    network.start(_crops(prepared, rows, _PATCHES, rng))
+    network.initialize(_crops(prepared, rows, _PATCHES, rng))
     network.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, betas=(0.9, 0.99), weight_decay=0)
     losses = []
@@ -188,20 +188,20 @@ def train_small(
 
 
 def _crops(prepared: PreparedSet, rows: npt.NDArray[np.int64], count: int, rng: np.random.Generator) -> torch.Tensor:
-    """Random native crops (count, 3, 96, 96) float, 0 to 1, of randomly drawn rows."""
+    """Draw random native crops (count, 3, 96, 96) float, 0 to 1, of random rows."""
     drawn = [random_window(mirrored(prepared.window(int(row)), _CROP), _CROP, rng) for row in rng.choice(rows, count)]
     pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
     return pixels.float().contiguous(memory_format=torch.channels_last) / 255
 
 
 def save_small(path: Path, network: SmallAutoencoder, facts: dict[str, Any]) -> None:
-    """Write a small autoencoder with the facts that shaped it, whole or not at all."""
+    """Write a small autoencoder atomically, with the settings that shaped it in the header."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     write_bytes(path, safetensors.torch.save(tensors, metadata={"mai": json.dumps(facts, sort_keys=True)}))
 
 
 def load_small(path: Path, kind: str) -> SmallAutoencoder:
-    """Read a small autoencoder onto the processor; raises CheckpointError if its file is damaged."""
+    """Load a small autoencoder to the CPU; raises CheckpointError if its file is damaged."""
     network = SmallAutoencoder(kind)
     try:
         network.load_state_dict(safetensors.torch.load(path.read_bytes()))
@@ -212,7 +212,7 @@ def load_small(path: Path, kind: str) -> SmallAutoencoder:
 
 
 def small_reconstruction(network: SmallAutoencoder, device: torch.device) -> Reconstruct:
-    """The network as a function of pixels, tile by tile."""
+    """Make a function of pixels from a small autoencoder; it works tile by tile."""
     network.to(device)
 
     def reconstruct(pixels: Pixels) -> Pixels:
@@ -229,13 +229,13 @@ def small_reconstruction(network: SmallAutoencoder, device: torch.device) -> Rec
 
 
 def hub_reconstruction(name: str, device: torch.device) -> Reconstruct:
-    """The autoencoder of a latent-diffusion model as a function of pixels: OWNER/NAME[@REVISION], or a local folder.
+    """Make a function of pixels from a latent-diffusion model's autoencoder: OWNER/NAME[@REVISION], or a local folder.
 
-    Rombach et al. 2022 (AutoencoderKL), read by diffusers from safetensors only; the latent is the posterior's mode.
-    Where the repository holds a whole pipeline, its folder vae/ is taken. Beyond 768 pixels a side diffusers' own
-    tiles are used, which overlap and are blended, for its normalisation sees the whole of what it is given.
+    Rombach et al. 2022 (AutoencoderKL), loaded by diffusers from safetensors only; the latent is the posterior's mode.
+    Where the repository holds a whole pipeline, its folder vae/ is used. Beyond 768 pixels a side diffusers' own tiles
+    are used, which overlap and are blended, for its normalisation depends on the whole of its input.
 
-    Raises CheckpointError where diffusers is not installed, or the autoencoder can't be had.
+    Raises CheckpointError where diffusers is not installed, or the autoencoder is unavailable.
     """
     try:
         from diffusers import AutoencoderKL  # noqa: PLC0415 - an extra, and seconds to import
@@ -244,12 +244,16 @@ def hub_reconstruction(name: str, device: torch.device) -> Reconstruct:
             f"--autoencoder {name}: needs diffusers ({error}); install it with pip install 'mai-app[twins]', "
             f"or take one of mixed, {', '.join(DECODERS)}"
         ) from None
-    place, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
+    repository, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
     reasons = []
     for subfolder in (None, "vae"):
         try:
             network = AutoencoderKL.from_pretrained(  # type: ignore[no-untyped-call]
-                place, subfolder=subfolder, revision=revision or None, use_safetensors=True, torch_dtype=torch.float32
+                repository,
+                subfolder=subfolder,
+                revision=revision or None,
+                use_safetensors=True,
+                torch_dtype=torch.float32,
             )
             break
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -269,7 +273,7 @@ def hub_reconstruction(name: str, device: torch.device) -> Reconstruct:
 
 
 def _padded(pixels: Pixels, factor: int) -> Pixels:
-    """The image continued by its mirror image until both sides are multiples of `factor`."""
+    """Mirror-pad pixels (height, width, 3) until both sides are multiples of `factor`."""
     height, width = pixels.shape[:2]
     return np.pad(pixels, ((0, -height % factor), (0, -width % factor), (0, 0)), mode="symmetric")
 

@@ -1,4 +1,4 @@
-"""Several processes that share each batch of a training: starts them, ends them, and carries numbers between them."""
+"""Data-parallel training: processes that share each batch, how they start and end, and what they exchange."""
 
 import multiprocessing
 import os
@@ -28,41 +28,41 @@ from mai_app.errors import RunError
 Item = TypeVar("Item")
 
 # While the first process saves, the others wait for it; a dead process is noticed long before.
-PATIENCE = timedelta(minutes=60)
+TIMEOUT = timedelta(minutes=60)
 
 
 @dataclass(frozen=True)
 class Group:
-    """One process's place among those that train together; alone, every method hands back what it was given."""
+    """One process of a data-parallel training; with a size of 1 every method returns its argument."""
 
     rank: int
-    """0 is the process that the user started: it alone writes files and speaks."""
+    """0 is the process that the user started: it alone writes files and messages."""
     size: int
     device: torch.device
-    """Where this process computes."""
+    """Device of this process."""
 
     def share(self, batch: Sequence[Item]) -> list[Item]:
-        """This process's part of a batch, of which every process gets as much."""
+        """This process's share of a batch; all processes get equal shares."""
         part = len(batch) // self.size
         return list(batch[self.rank * part : (self.rank + 1) * part])
 
     def mean(self, values: list[float]) -> list[float]:
-        """Each number, averaged over the processes: the same everywhere, to the bit."""
+        """Each number's mean over the processes, in float64: the same in all of them, to the bit."""
         if self.size == 1:
             return values
         return [total / self.size for total in self._sum(torch.tensor(values, dtype=torch.float64)).tolist()]
 
     def say(self, text: str) -> None:
-        """One line to the user, however many processes would say it."""
+        """Write one line to the user, from rank 0 alone."""
         if self.rank == 0:
             say(text)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so in any process."""
+        """Whether the flag is True in any process."""
         return self.mean([float(flag)])[0] > 0
 
     def gather(self, part: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The whole of the rows (n, …) that were dealt rows[rank::size], in their order."""
+        """All rows (n, …), in order, from the parts rows[rank::size] of the processes."""
         if self.size == 1:
             return part
         count = int(self._sum(torch.tensor([len(part)], dtype=torch.float64)).item())
@@ -71,7 +71,7 @@ class Group:
         return self._sum(torch.from_numpy(whole)).numpy()  # nothing but zeros is added, which is exact
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network with gradients that are averaged over the processes; its weights are the first process's."""
+        """The network with gradients averaged over the processes (DDP); all start from the weights of rank 0."""
         if self.size == 1:
             return network
         return DistributedDataParallel(network, device_ids=[self.rank] if self.device.type == "cuda" else None)
@@ -83,35 +83,35 @@ class Group:
 
 
 def check_processes(size: int, batch_size: int, device: torch.device) -> None:
-    """Raise RunError where so many processes can't share a batch on such a device."""
+    """Raise RunError where `size` processes can't share a batch on the device."""
     if size < 1:
         raise RunError(f"--processes {size}: must be at least 1")
     if batch_size % size:
         raise RunError(f"--processes {size}: can't share --batch-size {batch_size} evenly; choose a multiple of {size}")
     if size > 1 and device.type not in ("cpu", "cuda"):
-        raise RunError(f"--processes {size}: only CUDA's GPUs, and the processor, train together, not {device.type}")
+        raise RunError(f"--processes {size}: only CUDA GPUs and the CPU train together, not {device.type}")
     if size > 1 and device.type == "cuda" and torch.cuda.device_count() < size:
         raise RunError(f"--processes {size}: this machine has {torch.cuda.device_count()} GPUs; it takes one a process")
 
 
 @contextmanager
 def processes(size: int, device: torch.device, work: Callable[..., None], *arguments: Any) -> Iterator[Group]:
-    """Start the other processes, each at work(*arguments, its group), and hand out this one's group.
+    """Start the other processes, each with work(*arguments, its group), and yield this one's group.
 
-    Raises RunError, saying which, when one of them ends before its work is done.
+    Raises RunError, with the rank, when one of them ends before its work is done.
     """
     if size == 1:
         yield Group(0, 1, device)
         return
     threads = torch.get_num_threads()
-    part = max(1, threads // size) if device.type == "cpu" else threads
+    share = max(1, threads // size) if device.type == "cpu" else threads
     spawn = multiprocessing.get_context("spawn")
     ready = spawn.Semaphore(0)
     finished = threading.Event()
     with tempfile.TemporaryDirectory(prefix="mai-") as folder:
         # No daemons: those may not start a loader's processes. _end_with_parent does what daemons would.
         children = [
-            spawn.Process(target=_child, args=(rank, size, device, folder, part, ready, work, arguments), daemon=False)
+            spawn.Process(target=_child, args=(rank, size, device, folder, share, ready, work, arguments), daemon=False)
             for rank in range(1, size)
         ]
         try:
@@ -120,7 +120,7 @@ def processes(size: int, device: torch.device, work: Callable[..., None], *argum
             for _ in children:  # to meet one that is dead already would take for ever
                 while not ready.acquire(timeout=0.2):
                     _raise_if_dead(children)
-            torch.set_num_threads(part)
+            torch.set_num_threads(share)
             group = _join(0, size, device, folder)
             if device.type == "cuda":
                 threading.Thread(target=_abort_when_one_ends, args=(children, finished), daemon=True).start()
@@ -177,7 +177,7 @@ def _child(
 
 
 def _join(rank: int, size: int, device: torch.device, folder: str) -> Group:
-    """Enter the group of the processes that know the folder; returns when all have."""
+    """Join the process group whose meeting file is in the folder; returns when all have joined."""
     if device.type == "cuda":
         device = torch.device("cuda", rank)
         torch.cuda.set_device(device)
@@ -186,7 +186,7 @@ def _join(rank: int, size: int, device: torch.device, folder: str) -> Group:
         init_method=(Path(folder) / "meeting").as_uri(),
         rank=rank,
         world_size=size,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     return Group(rank, size, device)
 
@@ -199,7 +199,7 @@ def _end_with_parent() -> None:
 
 
 def _abort_when_one_ends(children: list[SpawnProcess], finished: threading.Event) -> None:
-    """GPUs wait for a dead process as for a slow one: make the waiting fail, which the processor's way does itself."""
+    """Abort NCCL when a process ends: it waits for a dead process as for a slow one, where gloo notices by itself."""
     wait([child.sentinel for child in children])
     if not finished.is_set() and dist.is_initialized() and dist.group.WORLD:
         dist.group.WORLD.abort()

@@ -1,4 +1,4 @@
-"""A few settings by a few seeds: the runs that this makes, and their table, best by validation."""
+"""Hyperparameter sweeps: combinations of settings by seeds, their runs, and a table ranked by validation loss."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ _LONGEST_NAME: Final = 200  # bytes; file systems end at 255, and temporary file
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one run: the figures of its best epoch, or why there are none."""
+    """The result of one run: the metrics of its best epoch, or why there are none."""
 
     name: str
     """Name of the run."""
@@ -35,7 +35,7 @@ class Result:
     val_loss: float | None = None
     """Least validation loss of an epoch."""
     val_auroc: float | None = None
-    """Validation AUROC of that epoch; None where it can't be told."""
+    """Validation AUROC of that epoch; None where it is undefined."""
     epoch: int | None = None
     """That epoch, counted from 1."""
     error: str | None = None
@@ -43,7 +43,7 @@ class Result:
 
 
 def plan(config: SweepConfig) -> list[TrainConfig]:
-    """The runs of a sweep: each combination of the varied settings with each of the seeds 0, 1, ….
+    """Plan the runs of a sweep: each combination of the varied settings with each of the seeds 0, 1, ….
 
     Raises RunError for a setting that `mai train` does not have or a sweep can't vary, and for a value that it does
     not take.
@@ -77,16 +77,15 @@ def plan(config: SweepConfig) -> list[TrainConfig]:
 
 
 def sweep(config: SweepConfig, train_all: Callable[[list[TrainConfig]], Iterable[Result]]) -> list[Result]:
-    """Train the planned runs, and return a result each, in the plan's order; runs/NAME/sweep.json holds them too.
+    """Train the planned runs, and return one result per run, in order; runs/NAME/sweep.json holds them, too.
 
-    `train_all` trains runs and gives their results, in any order. Interrupted, the same call carries on: training
+    `train_all` trains runs and gives their results, in any order. After an interrupt the same call resumes: training
     a finished run again does nothing. Raises what `plan` and `train_all` raise.
     """
     runs = plan(config)
     varied = list(_varied(config))
-    lost = "gave no result"
     results = {
-        run.name: Result(run.name, {_flag(key): getattr(run, key) for key in varied}, run.seed, error=lost)
+        run.name: Result(run.name, {_flag(key): getattr(run, key) for key in varied}, run.seed, error="gave no result")
         for run in runs
     }
     for result in train_all(runs):
@@ -101,12 +100,12 @@ def sweep(config: SweepConfig, train_all: Callable[[list[TrainConfig]], Iterable
 
 
 def json_path(config: SweepConfig) -> Path:
-    """Where a sweep's results are kept."""
+    """The path of a sweep's results."""
     return config.runs / config.name / "sweep.json"
 
 
 def one_by_one(runs: Iterable[TrainConfig], train: Callable[[TrainConfig], Path]) -> Iterator[Result]:
-    """Train runs one after the other; one that MAI refuses is a result with the reason, and the rest goes on."""
+    """Train runs one after the other, and yield their results; a MaiError becomes a result with the reason."""
     for run in runs:
         try:
             result = finished(run, best_epoch(train(run)))
@@ -116,7 +115,7 @@ def one_by_one(runs: Iterable[TrainConfig], train: Callable[[TrainConfig], Path]
 
 
 def finished(run: TrainConfig, best: dict[str, Any]) -> Result:
-    """The result of a run with the figures of its best epoch, as `best_epoch` gives them."""
+    """The result of a run with the metrics of its best epoch, as `best_epoch` returns them."""
     auroc = best.get("val_auroc")
     return Result(run.name, {}, run.seed, val_loss=best["val_loss"], val_auroc=auroc, epoch=best["epoch"])
 
@@ -143,20 +142,20 @@ def exit_code(results: Sequence[Result]) -> int:
 
 
 def summary(results: Sequence[Result], config: SweepConfig) -> str:
-    """The table of a sweep, and where its file is."""
+    """The table of a sweep, and the path of its file, for people."""
     return f"{table(results)}\n\nresults: {json_path(config)}"
 
 
 def table(results: Iterable[Result]) -> str:
-    """A line a combination of settings: means over its seeds, the one of least mean validation loss marked."""
+    """One line per combination of settings: means over its seeds; the least mean validation loss is marked with *."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         words = " ".join(f"{key}={value}" for key, value in result.settings.items())
         groups.setdefault(words or "(the defaults)", []).append(result)
     losses = {words: [r.val_loss for r in group if r.val_loss is not None] for words, group in groups.items()}
-    # A mean over fewer seeds is no match for one over all: it wins only where no combination is whole.
-    whole = [words for words, group in groups.items() if len(losses[words]) == len(group)]
-    rivals = whole or [words for words in groups if losses[words]]
+    # A mean over fewer seeds does not compare with one over all: it wins only where no combination is complete.
+    complete = [words for words, group in groups.items() if len(losses[words]) == len(group)]
+    rivals = complete or [words for words in groups if losses[words]]
     best = min(rivals, key=lambda words: fmean(losses[words]), default=None)
     width = max(len("settings"), *map(len, groups))
     lines = [f"  {'settings':<{width}}  val loss  (min–max)         val AUROC  best epoch  seeds"]
@@ -182,7 +181,7 @@ def _figures(group: list[Result], losses: list[float]) -> str:
 
 
 def _varied(config: SweepConfig) -> dict[str, list[Any]]:
-    """The values of each varied setting, by the name of its field."""
+    """The values of each varied setting, by field name; raises RunError for an option that can't be varied."""
     known = [item.name for item in fields(TrainConfig) if item.name not in FIXED]
     varied: dict[str, list[Any]] = {}
     for words in config.vary:
@@ -200,7 +199,7 @@ def _varied(config: SweepConfig) -> dict[str, list[Any]]:
 
 
 def _parsed(words: str, key: str, value: str) -> Any:
-    """A value as `mai train` itself reads it."""
+    """Parse a value as `mai train` does; raises RunError for one that it does not take."""
     try:
         # tyro shows its complaint in a box and ends the process; here it is one of MAI's lines.
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
@@ -220,5 +219,5 @@ def _flag(key: str) -> str:
 
 
 def _safe(value: object) -> str:
-    """A value as a part of a folder's name."""
+    """A value as part of a folder name."""
     return re.sub(r"[^\w.+-]", "_", str(value))

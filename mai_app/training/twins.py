@@ -1,4 +1,4 @@
-"""From authentic images to their twins: the same picture, size and coding, but out of a generator's decoder."""
+"""Make synthetic twins of authentic images: the same picture, size and coding, passed through an autoencoder."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -11,15 +11,13 @@ import torch
 
 from mai_app.config import TwinsConfig
 from mai_app.core.device import choose_device, describe_device
-from mai_app.core.files import locked, write_bytes, write_text
-from mai_app.core.log import bar, say
+from mai_app.core.files import append_rows, describe_changes, locked, resume_rows, write_bytes, write_text
+from mai_app.core.log import bar, say, stop_signals
 from mai_app.core.parallel import ordered_map
-from mai_app.core.signals import stop_signals
 from mai_app.data.prepare import prepare
 from mai_app.data.prepared import PreparedSet, find_prepared
 from mai_app.errors import DataError, ImageError
 from mai_app.images.decode import DecodedImage, Pixels, decode, read_file
-from mai_app.images.reencode import GRID, psnr, saved_alike, window
 from mai_app.training.autoencoder import (
     DECODERS,
     Reconstruct,
@@ -29,19 +27,31 @@ from mai_app.training.autoencoder import (
     small_reconstruction,
     train_small,
 )
-from mai_app.training.pairs import FOLDER, Unpaired, counterpart, link_images, write_manifest
+from mai_app.training.pairs import (
+    FOLDER,
+    GRID,
+    Unpaired,
+    counterpart,
+    link_images,
+    psnr,
+    saved_alike,
+    window,
+    write_manifest,
+)
 
 STATE: Final = ".twins"
-"""Hidden folder with settings, trained weights, and a line an image that is done."""
+"""Hidden folder with settings, trained weights, and a log with one row per image that is done."""
+LOG: Final = "twins.jsonl"
+"""The log, in that folder."""
 MAY_CHANGE: Final = ("data", "out", "device", "prepared")
-"""Settings that may differ when a set is carried on."""
+"""Settings that may differ when a set is resumed."""
 WORKERS: Final = 2
 """Threads that decode, and as many that encode."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One authentic image and its twin: row in the prepared set, files below OUT, what makes it and where."""
+    """One twin to make: the row of its original in the prepared set, their files below OUT, and the autoencoder."""
 
     row: int
     file: str
@@ -52,27 +62,27 @@ class Job:
 
 @dataclass(frozen=True)
 class Twin:
-    """What became of a job; a line of the state's twins.jsonl."""
+    """The result of a job; one row of the log."""
 
     file: str
     twin: str
-    """The twin's file; empty if there is none."""
+    """The twin's file, below OUT; empty if there is none."""
     generator: str
     psnr: float
-    """Likeness of the two files' pixels, in decibels; 0 if there is no twin."""
+    """Peak signal-to-noise ratio (PSNR) between the two files' pixels, in decibels; 0 if there is no twin."""
     reason: str
     """Why there is no twin, or empty."""
 
 
 def make_twins(config: TwinsConfig) -> list[Twin]:
-    """Make, or carry on, the data set config.out: that of config.data, and twins of its authentic train and val images.
+    """Make, or resume, the data set config.out: that of config.data, and twins of its authentic train and val images.
 
-    Only a generator's last stage tells the two apart, so a detector trained on them can't lean on content, size or
-    coding (Rajan et al. 2024, "Aligned datasets improve detection of latent diffusion-generated images"; Chen et al.
-    2025, "Dual Data Alignment", for the coding and `mix`). Images are linked, not copied, where the disk allows it.
-    Killed at any moment, the same call carries on, on a processor to the very same files.
+    An image and its twin differ only in the traces of a decoder, so a detector trained on them can't rely on content,
+    size or coding (Rajan et al. 2024, "Aligned datasets improve detection of latent diffusion-generated images"; Chen
+    et al. 2025, "Dual Data Alignment", for the coding and `mix`). Images are linked, not copied, where the disk allows
+    it. Killed at any moment, the same call resumes; on a CPU, it ends with the very same files.
 
-    Raises DataError for folders that can't serve, CheckpointError for an autoencoder that can't be had, and
+    Raises DataError for unusable folders or settings, CheckpointError for an unavailable autoencoder, and
     KeyboardInterrupt for SIGINT or SIGTERM.
     """
     _check(config)
@@ -99,7 +109,7 @@ def make_twins(config: TwinsConfig) -> list[Twin]:
 
 
 def summary(twins: list[Twin], config: TwinsConfig) -> str:
-    """What was made, in words."""
+    """What was made, in one line for people."""
     made = [twin for twin in twins if not twin.reason]
     likeness = f", alike to {np.mean([twin.psnr for twin in made]):.1f} dB (PSNR, mean)" if made else ""
     without = f"; {len(twins) - len(made)} images have none" if len(made) < len(twins) else ""
@@ -126,22 +136,22 @@ def _check(config: TwinsConfig) -> None:
 
 
 def _check_settings(config: TwinsConfig, prepared: PreparedSet) -> None:
-    """Write the settings, or hold them against those that are there."""
+    """Write the settings, or check them against those that are there; raises DataError where they differ."""
     path = config.out / STATE / "settings.json"
     new = {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
     new |= {"data": prepared.folder.name}
     try:
         old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else new
-        changed = [f"{name} {old.get(name)} → {value}" for name, value in new.items() if old.get(name) != value]
+        changes = describe_changes(old, new)
     except (ValueError, AttributeError) as error:
         raise DataError(f"{path}: is damaged ({error}); name another --out") from None
-    if changed:
-        raise DataError(f"{config.out}: was made otherwise ({'; '.join(changed)}); name another --out")
+    if changes:
+        raise DataError(f"{config.out}: was made otherwise ({changes}); name another --out")
     write_text(path, json.dumps(new, indent=1) + "\n")
 
 
 def _jobs(config: TwinsConfig, prepared: PreparedSet, files: dict[int, str]) -> list[Job]:
-    """A job for each authentic image of train and val; none for what is left out there, or stands in test as well."""
+    """A job for each authentic image of train and val; none for those that are excluded, or are in test as well."""
     hashes = prepared.table["sha256"].to_pylist()
     chosen = (prepared.labels == 0) & np.isin(prepared.splits, ("train", "val"))
     jobs = []
@@ -169,7 +179,7 @@ def _autoencoders(
     device: torch.device,
     stopped: Callable[[], bool],
 ) -> dict[str, Reconstruct]:
-    """What makes the twins, by the generator's name; the small ones are trained unless their weights are there."""
+    """Load the autoencoders, by generator name; the small ones are trained first where their weights are missing."""
     networks = {}
     rows = np.flatnonzero((prepared.labels == 0) & (prepared.splits == "train"))
     for generator in sorted(generators):
@@ -186,7 +196,7 @@ def _autoencoders(
             first, last = np.mean(losses[:few]), np.mean(losses[-few:])
             say(f"autoencoder {kind}: {len(losses)} steps, loss from {first:.4f} to {last:.4f}")
             save_small(path, network, {"steps": config.steps, "seed": config.seed, "loss": last})
-        # Read back even if just trained: then a set that was carried on is made by the same function.
+        # Read back even if just trained: then a set that was resumed is made by the same function.
         networks[generator] = small_reconstruction(load_small(path, kind), device)
     return networks
 
@@ -198,7 +208,7 @@ def _make(
     networks: dict[str, Reconstruct],
     stopped: Callable[[], bool],
 ) -> dict[str, Twin]:
-    """Make the twins that are missing, a line in the state's list after each; threads decode and encode."""
+    """Make the missing twins, with a row in the log after each, by original; threads decode and encode."""
     unpaired = Unpaired(prepared, [job.row for job in todo])
 
     def load(job: Job) -> tuple[Job, bytes, DecodedImage] | Twin:
@@ -208,7 +218,7 @@ def _make(
         except ImageError as error:
             return Twin(job.file, "", job.generator, 0.0, error.reason)
 
-    def passed() -> Iterator[tuple[Job, bytes, DecodedImage, Pixels, Pixels] | Twin]:
+    def reconstruct() -> Iterator[tuple[Job, bytes, DecodedImage, Pixels, Pixels] | Twin]:
         for loaded in ordered_map(load, todo, WORKERS):
             if isinstance(loaded, Twin):
                 yield loaded
@@ -237,14 +247,13 @@ def _make(
 
     done = {}
     progress = bar(total=len(todo), desc="twins", unit="image")
-    with progress, (config.out / STATE / "twins.jsonl").open("a", encoding="utf-8") as stream:
-        for twin, data in ordered_map(save, passed(), WORKERS):
+    with progress, (config.out / STATE / LOG).open("ab") as stream:
+        for twin, data in ordered_map(save, reconstruct(), WORKERS):
             if twin.reason:
                 say(f"no twin: {twin.file}: {twin.reason}")
             else:
                 write_bytes(config.out / twin.twin, data)
-            stream.write(json.dumps(asdict(twin)) + "\n")
-            stream.flush()
+            append_rows(stream, [asdict(twin)])
             done[twin.file] = twin
             progress.update()
             if stopped():
@@ -253,11 +262,10 @@ def _make(
 
 
 def _done(out: Path) -> dict[str, Twin]:
-    """The twins that are there, by their originals' files; what a killed process wrote in part is forgotten."""
-    path = out / STATE / "twins.jsonl"
-    if not path.exists():
-        return {}
-    whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    write_text(path, "".join(whole))
-    twins = [Twin(**json.loads(line)) for line in whole]
+    """The twins that are done and there, by their originals' files; raises DataError for a damaged log."""
+    path = out / STATE / LOG
+    try:
+        twins = [Twin(**row) for row in resume_rows(path)]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: is damaged ({error}); name another --out") from None
     return {twin.file: twin for twin in twins if twin.reason or (out / twin.twin).is_file()}

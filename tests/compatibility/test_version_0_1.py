@@ -12,6 +12,7 @@ prepared/few was prepared of four pictures with a manifest.csv that pairs two of
 """
 
 import json
+import shlex
 import tarfile
 from dataclasses import asdict
 from pathlib import Path
@@ -74,9 +75,18 @@ def test_a_run_is_listed_and_trained_further(old: Path) -> None:
 def test_other_settings_than_the_runs_own_are_refused(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*TRAIN.replace("3e-4", "1e-3").split(), "3"]) == 2
     assert "was started with other settings (learning_rate 0.0003 → 0.001)" in capsys.readouterr().err
-    # Today's defaults are other ones: what the run has instead is named.
-    assert cli.main(["train", "--data", "pictures", "--name", "old", "--device", "cpu", "--precision", "float32"]) == 2
-    assert "optimizer rmsprop → adamw" in capsys.readouterr().err
+    # Today's defaults are other ones: what the run has instead is named, and the options that carry it on.
+    command = ["train", "--data", "pictures", "--name", "old", "--device", "cpu", "--precision", "float32"]
+    before = rows(old / "runs/old/metrics.jsonl")
+    assert cli.main([*command, "--epochs", "3"]) == 2
+    refusal = capsys.readouterr().err
+    assert "optimizer rmsprop → adamw" in refusal
+    assert rows(old / "runs/old/metrics.jsonl") == before
+    options = shlex.split(refusal.rpartition("choose another --name, or carry on with: ")[2])
+    assert options[:4] == ["--model", "traces", "--input", "crop"]
+    assert cli.main(["train", "--data", "pictures", "--name", "old", *options]) == 0
+    after = rows(old / "runs/old/metrics.jsonl")
+    assert (after[:2], after[2]["epoch"], len(after)) == (before, 3, 3)
 
 
 def test_a_scan_and_an_evaluation_go_on_from_their_rows(old: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,8 @@ from mai_app.config import TIERS, Tier
 from mai_app.data import augment
 from mai_app.data.augment import training_crop, training_stretch
 from mai_app.images.decode import SAMPLINGS, DecodedImage, Pixels, decode, encode_jpeg
-from mai_app.images.degrade import TIER_SETTINGS, TIER_WORDS, degrade
 from mai_app.images.preprocess import shrink
+from mai_app.images.quality import TIER_SETTINGS, TIER_WORDS, degrade
 
 DAMAGING: tuple[Tier, ...] = ("q90", "web", "hard")
 

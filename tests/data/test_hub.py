@@ -13,21 +13,22 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from mai_app.data.hub import LONGEST_PAUSE, TRIES, Patience, RemoteFile, download, list_files
+from mai_app.data.hub import LONGEST_PAUSE, TRIES, download, list_files
+from mai_app.data.sources import RemoteFile, RetryPolicy
 from mai_app.errors import SourceError
 from tests import hub as stand_in
 from tests.hub import Fault, Hub
 
 OWN = "someone/pictures"
 LARGE = 12 << 20  # the client writes pieces of 10 MiB: only a larger file is ever resumed
-NO_PAUSE = Patience(0)
+NO_PAUSE = RetryPolicy(0)
 
 
 def _no_other_try(_seconds: float) -> None:
     raise AssertionError("it is tried again")
 
 
-NO_OTHER_TRY = Patience(9, _no_other_try)
+NO_OTHER_TRY = RetryPolicy(9, _no_other_try)
 
 
 def point_at(hub: Hub, home: Path, patch: pytest.MonkeyPatch) -> list[float]:
@@ -137,7 +138,7 @@ def test_pauses_double_unless_the_hub_names_the_time(hub: Hub, tmp_path: Path) -
     pauses: list[float] = []
     hub.faults.append(Fault("/cdn/", "status", status=500, times=TRIES))
     with pytest.raises(SourceError, match=rf"someone/pictures/data/a.zip: the Hub answers 500 \({TRIES} tries\)$"):
-        download(OWN, file, commit, tmp_path / "d", Patience(2, pauses.append))
+        download(OWN, file, commit, tmp_path / "d", RetryPolicy(2, pauses.append))
     assert pauses == [2, 4, 8, 16, 32]
 
     for retry_after, waited in ((0, 0), (7, 7), (86_400, LONGEST_PAUSE)):
@@ -147,7 +148,7 @@ def test_pauses_double_unless_the_hub_names_the_time(hub: Hub, tmp_path: Path) -
             Fault("/cdn/", "status", status=504),
         ]
         pauses.clear()
-        path = download(OWN, file, commit, tmp_path / "d", Patience(2, pauses.append))
+        path = download(OWN, file, commit, tmp_path / "d", RetryPolicy(2, pauses.append))
         assert pauses == [2, waited, 8]
         assert path.read_bytes() == content(1000)
         path.unlink()
@@ -162,7 +163,7 @@ def test_a_listing_is_asked_for_again_too(hub: Hub, tmp_path: Path, monkeypatch:
         Fault(f"/api/datasets/{OWN}/revision", "reset"),
         Fault(f"/api/datasets/{OWN}/tree", "status", status=503, times=8),  # the client itself tries six times
     ]
-    assert list_files(OWN, "main", ("*.zip",), Patience(1, pauses.append))[0] == hub.commit(OWN)
+    assert list_files(OWN, "main", ("*.zip",), RetryPolicy(1, pauses.append))[0] == hub.commit(OWN)
     assert pauses == [3, 2, 4, 8]
 
 
@@ -204,7 +205,7 @@ def test_other_bytes_of_the_same_length_are_fetched_anew(hub: Hub, tmp_path: Pat
     def mend(_seconds: float) -> None:
         (tmp_path / "served").write_bytes(true)
 
-    assert download(OWN, file, commit, tmp_path / "d", Patience(0, mend)).read_bytes() == true
+    assert download(OWN, file, commit, tmp_path / "d", RetryPolicy(0, mend)).read_bytes() == true
     (tmp_path / "served").write_bytes(false)
     with pytest.raises(SourceError, match=r"not the file that the Hub lists: another length or SHA-256 \(6 tries\)"):
         download(OWN, file, commit, tmp_path / "e", NO_PAUSE)

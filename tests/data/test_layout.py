@@ -310,7 +310,7 @@ def test_folders_that_may_not_be_listed_are_errors_and_the_rest_goes_on() -> Non
         (root / "photos" / "locked").chmod(0)
         # Root may list everything, so root looks as nobody.
         script = (
-            "import os, sys; from mai_app.data.layout import find_images, walk_images\n"
+            "import os, sys; from mai_app.images.find import find_images, walk_images\n"
             "from mai_app.errors import DataError; from pathlib import Path\n"
             "if os.geteuid() == 0: os.setuid(65534)\n"
             "os.chdir(sys.argv[1])\n"

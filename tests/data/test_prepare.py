@@ -137,7 +137,7 @@ def test_bad_files_are_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFi
     prepared = prepare(root, tmp_path / "p")
     assert len(prepared) == 10
     reason = {"file": "train/authentic/empty.jpg", "source": "d", "reason": "is empty (0 bytes)"}
-    assert prepared.refused() == [reason]
+    assert prepared.rejected() == [reason]
     assert "empty.jpg: is empty" in capsys.readouterr().err
 
 
@@ -180,14 +180,14 @@ def test_a_damaged_set_is_refused_with_what_to_do(tmp_path: Path, name: str) -> 
 
 def test_killed_at_any_moment_it_ends_with_the_same_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = two_classes(tmp_path / "d", 300)
-    monkeypatch.setattr(plan, "FOLDER_UNIT", 100)
+    monkeypatch.setattr(plan, "FILES_PER_SHARD", 100)
     whole = prepare(root, tmp_path / "whole")
     assert len(whole.facts["units"]) == 6
     code = f"""
 from pathlib import Path
 from mai_app.data import plan
 from mai_app.data.prepare import prepare
-plan.FOLDER_UNIT = 100
+plan.FILES_PER_SHARD = 100
 prepare(Path({str(root)!r}), Path('p'))
 """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}

@@ -26,13 +26,12 @@ from PIL import Image
 
 from mai_app.cli import main
 from mai_app.config import PrepareConfig, Splitting
-from mai_app.data.hub import TRIES, Patience
-from mai_app.data.plan import Unit, make_plan
-from mai_app.data.prepare import Spread, prepare_sources, prepare_unit
-from mai_app.data.prepared import PreparedSet, open_prepared
-from mai_app.data.shards import pixel_hash, write_unit
-from mai_app.data.sources import SOURCES
-from mai_app.data.summary import summary
+from mai_app.data.hub import TRIES
+from mai_app.data.plan import Shard, make_plan
+from mai_app.data.prepare import RunElsewhere, prepare_shard, prepare_sources
+from mai_app.data.prepared import PreparedSet, describe_prepared, open_prepared
+from mai_app.data.shards import pixel_hash, write_shard
+from mai_app.data.sources import SOURCES, RetryPolicy
 from mai_app.errors import DataError, SourceError
 from mai_app.images.decode import decode
 from tests import hub as stand_in
@@ -101,9 +100,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield hub
 
 
-def prepare(folder: Path, *names: str, patience: Patience | None = None, **more: Any) -> PreparedSet:
+def prepare(folder: Path, *names: str, patience: RetryPolicy | None = None, **more: Any) -> PreparedSet:
     config = PrepareConfig(source=names, name="s", prepared=folder, **more)
-    return prepare_sources(config, patience or Patience(0))
+    return prepare_sources(config, patience or RetryPolicy(0))
 
 
 def undisturbed(six: Six, *names: str, **more: Any) -> dict[str, bytes]:
@@ -287,7 +286,7 @@ def test_a_finished_set_asks_nobody_and_stays_as_it_is(whole: Whole) -> None:
 def test_one_file_at_a_time_makes_the_same_set(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub, _, folder, _ = whole
     point_at(hub, tmp_path / "home", monkeypatch)
-    made = prepare_sources(PrepareConfig(parts=3, jobs=1, prepared=tmp_path), Patience(0))
+    made = prepare_sources(PrepareConfig(parts=3, jobs=1, prepared=tmp_path), RetryPolicy(0))
     assert contents(made.folder) == contents(folder / "prepared" / "six")
     assert (made.folder / "plan.json").read_bytes() == (folder / "prepared" / "six" / "plan.json").read_bytes()
 
@@ -483,7 +482,7 @@ def test_what_fails_for_ever_is_missing_until_it_is_back(
     expected = undisturbed(six, "posters", "paintings")
     hub.faults += [Fault(f"/cdn/{POSTERS}", "status", times=-1), Fault("test.zip", "short", times=-1)]
     pauses: list[float] = []
-    first = prepare(tmp_path, "posters", "paintings", patience=Patience(2, pauses.append), jobs=1)
+    first = prepare(tmp_path, "posters", "paintings", patience=RetryPolicy(2, pauses.append), jobs=1)
     assert pauses == [2, 4, 8, 16, 32] * 2
     missing = first.facts["missing"]
     assert list(missing) == ["paintings--00000-data-test.zip", "posters"]
@@ -503,7 +502,7 @@ def test_what_fails_for_ever_is_missing_until_it_is_back(
 def test_a_source_that_dies_after_it_was_planned_is_asked_once(hub: Hub, tmp_path: Path) -> None:
     config = PrepareConfig(source=("posters", "paintings"), prepared=tmp_path, name="s")
     (tmp_path / "s").mkdir()
-    make_plan(config, tmp_path / "s", Patience(0))
+    make_plan(config, tmp_path / "s", RetryPolicy(0))
     hub.faults.append(Fault("keremberke/painting", "status", status=404, times=-1, method=""))
     hub.requests.clear()
     made = prepare(tmp_path, "posters", "paintings", jobs=1)
@@ -575,9 +574,9 @@ def test_no_more_files_lie_on_the_disk_than_are_worked_on(
 
     def count(place: Path, *arguments: Any) -> None:
         lying.append(len(list((tmp_path / "s" / "downloads").iterdir())))
-        write_unit(place, *arguments)
+        write_shard(place, *arguments)
 
-    monkeypatch.setattr("mai_app.data.prepare.write_unit", count)
+    monkeypatch.setattr("mai_app.data.prepare.write_shard", count)
     prepare(tmp_path, "paintings", jobs=1)
     assert lying == [1, 1, 1]
 
@@ -604,7 +603,7 @@ def test_without_its_table_of_flags_a_source_is_taken_whole_and_it_is_said(
     note = "diffusiondb: has no metadata.parquet, so what it marks could not be left out"
     assert prepared.facts["notes"] == [note]
     assert note in capsys.readouterr().err
-    assert f"note: {note}" in summary(prepared)
+    assert f"note: {note}" in describe_prepared(prepared)
 
 
 def test_a_source_whose_table_of_flags_is_damaged_is_not_taken(own: Hub, tmp_path: Path) -> None:
@@ -623,13 +622,13 @@ def test_what_a_killed_process_was_writing_does_not_stay(six: Six, hub: Hub, tmp
     assert contents(made.folder) == undisturbed(six, "posters", "diffusiondb")
 
 
-def elsewhere(folder: Path, downloads: Path) -> Spread:
+def elsewhere(folder: Path, downloads: Path) -> RunElsewhere:
     """Makes units as other machines would: last first, knowing nothing but the unit and the folder."""
 
-    def spread(units: list[Unit]) -> Iterator[tuple[Unit, SourceError | None]]:
+    def spread(units: list[Shard]) -> Iterator[tuple[Shard, SourceError | None]]:
         for unit in reversed(units):
             try:
-                prepare_unit(unit, folder / "s", downloads, Splitting(seed=0), Patience(0))
+                prepare_shard(unit, folder / "s", downloads, Splitting(seed=0), RetryPolicy(0))
                 yield unit, None
             except SourceError as error:
                 yield unit, error
@@ -640,7 +639,7 @@ def elsewhere(folder: Path, downloads: Path) -> Spread:
 def test_units_made_elsewhere_make_the_same_set(six: Six, hub: Hub, tmp_path: Path) -> None:
     names = ("posters", "diffusiondb")
     config = PrepareConfig(source=names, name="s", prepared=tmp_path)
-    made = prepare_sources(config, Patience(0), elsewhere(tmp_path, tmp_path / "own disk"))
+    made = prepare_sources(config, RetryPolicy(0), elsewhere(tmp_path, tmp_path / "own disk"))
     assert contents(made.folder) == undisturbed(six, *names)
     assert not list((tmp_path / "own disk").iterdir())
 
@@ -649,7 +648,7 @@ def test_elsewhere_too_a_source_without_its_flags_is_not_taken(own: Hub, tmp_pat
     add_six(own, images=4)
     own.add(DIFFUSIONDB, "metadata.parquet", b"no table")
     config = PrepareConfig(source=("diffusiondb", "posters"), name="s", prepared=tmp_path)
-    made = prepare_sources(config, Patience(0), elsewhere(tmp_path, tmp_path / "own disk"))
+    made = prepare_sources(config, RetryPolicy(0), elsewhere(tmp_path, tmp_path / "own disk"))
     assert set(made.sources) == {"posters"}
     assert "metadata.parquet: not a table" in made.facts["missing"]["diffusiondb"]
 
@@ -698,7 +697,7 @@ def test_hostile_files_cost_no_more_than_themselves(own: Hub, tmp_path: Path) ->
         "outside.zip/0.png",
         "outside.zip/1.png",
     ]
-    refused = {row["file"].removeprefix(f"{OWN}/"): row["reason"] for row in prepared.refused()}
+    refused = {row["file"].removeprefix(f"{OWN}/"): row["reason"] for row in prepared.rejected()}
     assert sorted(refused) == [
         *(f"bad.parquet/{i}" for i in (1, 2, 3)),
         "bomb.zip/bomb.png",

@@ -18,11 +18,11 @@ from mai_app.config import TIERS, EvaluateConfig, TrainConfig
 from mai_app.core import metrics
 from mai_app.core.display import show_interval, show_percent
 from mai_app.evaluation.evaluate import evaluate
-from mai_app.evaluation.model_card import training_flags
+from mai_app.evaluation.model_card import NETWORKS
 from mai_app.evaluation.model_card_figures import escaped
-from mai_app.evaluation.model_card_text import NETWORKS
 from mai_app.models.calibration import TierRates
 from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
+from mai_app.models.description import training_flags
 from mai_app.models.networks import MODELS
 from mai_app.models.registry import BEST
 from mai_app.training.run_folder import settings

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mai_app.config import DOUBT_LIMITS, TIERS
+from mai_app.config import QUALITY_LIMITS, TIERS
 from mai_app.images.decode import Pixels, decode, encode_jpeg
-from mai_app.images.degrade import degrade
-from mai_app.images.quality import doubt, most_detail
+from mai_app.images.quality import degrade, most_detail, unjudgeable_reason
 
 
 def natural(height: int = 400, width: int = 500, seed: int = 0) -> Pixels:
@@ -31,46 +30,49 @@ def test_a_plain_picture_is_judged_in_every_tier(seed: int) -> None:
     found = decode(encode_jpeg(natural(seed=seed), 90), "a.jpg")
     for tier in TIERS:
         seen = degrade(found, tier)
-        assert doubt(seen.pixels, seen.jpeg_quality) is None, tier
+        assert unjudgeable_reason(seen.pixels, seen.jpeg_quality) is None, tier
 
 
 @pytest.mark.parametrize(("height", "width"), [(63, 500), (500, 63), (1, 1)])
 def test_too_small(height: int, width: int) -> None:
-    reason = doubt(natural(500, 500)[:height, :width], None)
+    reason = unjudgeable_reason(natural(500, 500)[:height, :width], None)
     assert reason == f"too small to be judged: {width}×{height} pixels, a side under 64"
 
 
 def test_the_smallest_side_that_is_judged() -> None:
-    assert doubt(natural()[:64, :64], None) is None
+    assert unjudgeable_reason(natural()[:64, :64], None) is None
 
 
 def test_too_smooth() -> None:
     flat = np.full((300, 300, 3), 200, dtype=np.uint8)
     ramp = np.repeat(np.linspace(0, 255, 300).astype(np.uint8)[None, :, None], 300, axis=0).repeat(3, axis=2)
     for pixels in (flat, ramp):
-        assert doubt(pixels, None) == "too smooth to be judged: next to no detail"
+        assert unjudgeable_reason(pixels, None) == "too smooth to be judged: next to no detail"
 
 
 def test_a_flat_ground_around_a_picture_is_no_reason() -> None:
     pixels = np.full((1000, 1000, 3), 255, dtype=np.uint8)
     pixels[600:, 600:] = natural(400, 400)
-    assert doubt(pixels, None) is None
-    assert most_detail(pixels).finest > DOUBT_LIMITS.detail
+    assert unjudgeable_reason(pixels, None) is None
+    assert most_detail(pixels).finest > QUALITY_LIMITS.detail
 
 
 @pytest.mark.parametrize("factor", [3, 4])
 def test_too_far_enlarged(factor: int) -> None:
-    reason = doubt(enlarged(natural(), factor), None)
+    reason = unjudgeable_reason(enlarged(natural(), factor), None)
     assert reason is not None
     assert reason.startswith("too degraded to be judged: enlarged")
 
 
 def test_what_is_merely_soft_is_judged() -> None:
-    assert doubt(np.asarray(Image.fromarray(natural()).resize((700, 560), Image.Resampling.BILINEAR)), None) is None
+    assert (
+        unjudgeable_reason(np.asarray(Image.fromarray(natural()).resize((700, 560), Image.Resampling.BILINEAR)), None)
+        is None
+    )
 
 
 @pytest.mark.parametrize(("quality", "judged"), [(8, False), (19, False), (20, True), (None, True)])
 def test_too_strongly_compressed(quality: int | None, judged: bool) -> None:
-    reason = doubt(natural(), quality)
+    reason = unjudgeable_reason(natural(), quality)
     assert (reason is None) == judged
     assert judged or reason == f"too degraded to be judged: JPEG quality {quality}, under 20"

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mai_app.inference.output import show_scan
 from PIL import Image
 
 from mai_app.cli import main
@@ -234,7 +233,7 @@ def test_files_travel_with_their_bytes_and_chunks_stay_small(tmp_path: Path) -> 
     assert [names_of(chunk) for chunk in made] == [files[:2], files[2:3], files[4:], [missing, "closed"]]
     assert all(isinstance(item, tuple) and item[1] for chunk in made[:3] for item in chunk)
     assert [str(item) for item in made[3]] == [f"{missing}: no such file", "closed: can't be listed"]
-    assert [len(chunk) for chunk in chunks(map(str, range(9)), (), read=False, most=4)] == [4, 4, 1]
+    assert [len(chunk) for chunk in chunks(map(str, range(9)), (), read=False, max_files=4)] == [4, 4, 1]
 
 
 def test_folders_images_and_lists_name_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +272,7 @@ def test_a_mistyped_path_leaves_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("counts", "code"), [((1, 2, 3, 0), 0), ((1, 2, 3, 4), 1), ((0, 0, 0, 4), 2), ((0, 0, 0, 0), 2)]
 )
-def test_exit_codes(counts: tuple[int, int, int, int], code: int, capsys: pytest.CaptureFixture[str]) -> None:
-    assert show_scan(ScanCounts(*counts), Path("scan.jsonl")) == code
-    shown = "{} files: {} authentic, {} unsure, {} synthetic, {} not judged; rows in scan.jsonl\n"
-    assert capsys.readouterr().out == shown.format(sum(counts), *counts)
+def test_exit_codes_and_the_line_of_counts(counts: tuple[int, int, int, int], code: int) -> None:
+    assert ScanCounts(*counts).exit_code == code
+    shown = "{} files: {} authentic, {} unsure, {} synthetic, {} not judged; rows in scan.jsonl"
+    assert ScanCounts(*counts).summary(Path("scan.jsonl")) == shown.format(sum(counts), *counts)

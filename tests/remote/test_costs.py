@@ -6,7 +6,7 @@ import pytest
 
 from mai_app.remote.costs import CORE_SECOND, GIB_SECOND, GPU_SECOND, Machine, describe_cost, per_second, table
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "modal.md"
 
 
 def test_the_price_of_a_container_is_that_of_its_parts() -> None:
@@ -33,5 +33,5 @@ def test_a_machine_as_arguments_of_modal() -> None:
     assert kwargs == {"cpu": 2.0, "memory": 3072, "timeout": 1800, "max_containers": 7, "gpu": ["T4"]}
 
 
-def test_the_readme_shows_the_table_as_it_is_computed() -> None:
-    assert table() in README.read_text()
+def test_the_page_shows_the_table_as_it_is_computed() -> None:
+    assert table() in PAGE.read_text()

@@ -53,7 +53,7 @@ def test_tiles_join_without_a_seam(kind: str, monkeypatch: pytest.MonkeyPatch) -
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     network = SmallAutoencoder(kind).eval()
-    network.start(torch.from_numpy(rng.random((8, 3, 64, 64), np.float32)))
+    network.initialize(torch.from_numpy(rng.random((8, 3, 64, 64), np.float32)))
     reconstruct = small_reconstruction(network, CPU)
     pixels = rng.integers(0, 256, (301, 217, 3), np.uint8)
     whole = reconstruct(pixels)

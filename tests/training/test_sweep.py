@@ -6,12 +6,22 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from mai_app.inference.output import show_sweep
 
 from mai_app.cli import main
-from mai_app.config import SweepConfig, TrainConfig
+from mai_app.config import RecipeName, SweepConfig, TrainConfig, from_recipe
 from mai_app.errors import RunError
-from mai_app.training.sweep import Result, best_epoch, finished, json_path, one_by_one, plan, sweep, table
+from mai_app.training.sweep import (
+    Result,
+    best_epoch,
+    exit_code,
+    finished,
+    json_path,
+    one_by_one,
+    plan,
+    summary,
+    sweep,
+    table,
+)
 from tests.conftest import Run
 
 
@@ -23,16 +33,17 @@ def test_two_settings_by_two_seeds(
     mai: Run, data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["sweep", "--data", str(data_set), "--name", "s", "--device", "cpu", "--runs", str(tmp_path / "runs")]
-    words += ["--prepared", str(tmp_path / "prepared"), "--vary", "epochs=1", "--vary", "batch-size=16"]
-    words += ["--vary", "learning-rate=1e-3,3e-4"]
+    words += ["--prepared", str(tmp_path / "prepared"), "--vary", "recipe=baseline", "--vary", "epochs=1"]
+    words += ["--vary", "batch-size=16", "--vary", "learning-rate=1e-3,3e-4"]
     done = mai(*words)
     assert done.returncode == 0, done.stderr
     losses: dict[str, list[float]] = {}
     for rate in ("0.001", "0.0003"):
         for seed in range(2):
-            run = tmp_path / "runs" / f"s-epochs-1-batch-size-16-learning-rate-{rate}-seed{seed}"
+            run = tmp_path / "runs" / f"s-recipe-baseline-epochs-1-batch-size-16-learning-rate-{rate}-seed{seed}"
             (line,) = (run / "metrics.jsonl").read_text().splitlines()
-            losses.setdefault(f"epochs=1 batch-size=16 learning-rate={rate}", []).append(json.loads(line)["val_loss"])
+            combination = f"recipe=baseline epochs=1 batch-size=16 learning-rate={rate}"
+            losses.setdefault(combination, []).append(json.loads(line)["val_loss"])
     best = min(losses, key=lambda words: fmean(losses[words]))
     lines = done.stdout.splitlines()
     assert next(line.split("  ")[0] for line in lines if line.startswith("*")) == f"* {best}"
@@ -76,12 +87,22 @@ def test_the_plan_is_the_product_of_the_settings_and_seeds(tmp_path: Path) -> No
     assert [run.name for run in plan(config(tmp_path))] == ["s-seed0", "s-seed1"]
 
 
+def test_a_recipe_is_varied_with_its_settings_and_another_setting_wins_over_it(tmp_path: Path) -> None:
+    runs = plan(config(tmp_path, "recipe=traces,baseline", "epochs=7", seeds=1))
+    assert [run.name for run in runs] == ["s-recipe-traces-epochs-7-seed0", "s-recipe-baseline-epochs-7-seed0"]
+    recipes: tuple[RecipeName, ...] = ("traces", "baseline")
+    for run, recipe in zip(runs, recipes, strict=True):
+        assert run == from_recipe(recipe, tmp_path / "photos", name=run.name, epochs=7, seed=0, runs=tmp_path / "runs")
+    assert [run.model for run in runs] == ["traces", "baseline"]
+    assert runs[1].optimizer == "rmsprop"  # a setting of the recipe that --vary does not name
+
+
 @pytest.mark.parametrize(
     ("vary", "reason"),
     [
         (
             "learnig-rate=1",
-            r"learnig-rate=1: `mai train` has no such setting; those to vary are model, start-from",
+            r"learnig-rate=1: `mai train` has no such setting; those to vary are recipe, model, start-from",
         ),
         ("seed=1,2", "a sweep sets it itself"),
         ("runs=elsewhere", "a sweep sets it itself"),
@@ -121,7 +142,7 @@ def write_metrics(run: TrainConfig, *losses: float) -> Path:
     return folder
 
 
-def test_a_run_that_fails_is_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_fails_is_a_row(tmp_path: Path) -> None:
     """The combination with a failed seed has the least loss, but is not called best."""
     settings = config(tmp_path, "batch-size=16,32,64")
 
@@ -132,8 +153,8 @@ def test_a_run_that_fails_is_a_row(tmp_path: Path, capsys: pytest.CaptureFixture
         return write_metrics(run, *losses)
 
     results = sweep(settings, lambda runs: one_by_one(reversed(runs), train))
-    assert show_sweep(results, settings) == 1
-    lines = capsys.readouterr().out.splitlines()
+    assert exit_code(results) == 1
+    lines = summary(results, settings).splitlines()
     assert lines[1].split() == ["batch-size=16", "0.1000", "(0.1000–0.1000)", "0.600", "1", "1", "of", "2"]
     assert lines[2] == "    s-batch-size-16-seed1: the loss is no longer a number"
     assert lines[3].split() == ["*", "batch-size=32", "0.2000", "(0.2000–0.2000)", "0.700", "2,2", "2", "of", "2"]
@@ -142,7 +163,7 @@ def test_a_run_that_fails_is_a_row(tmp_path: Path, capsys: pytest.CaptureFixture
     assert [r["error"] for r in document["runs"]] == [None, "the loss is no longer a number", None, None, None, None]
 
 
-def test_no_run_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_run_finished(tmp_path: Path) -> None:
     settings = config(tmp_path)
 
     def train(run: TrainConfig) -> Path:
@@ -150,8 +171,8 @@ def test_no_run_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
     results = sweep(settings, lambda runs: one_by_one(runs[:1], train))
     assert [result.error for result in results] == ["no device", "gave no result"]
-    assert show_sweep(results, settings) == 2
-    assert "no run finished" in capsys.readouterr().out
+    assert exit_code(results) == 2
+    assert "no run finished" in summary(results, settings)
 
 
 def test_the_best_epoch_is_the_one_of_least_validation_loss(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from mai_app.config import TwinsConfig
 from mai_app.data.prepare import prepare
 from mai_app.errors import DataError
 from mai_app.images.decode import decode, read_file
-from mai_app.images.reencode import psnr, saved_alike, webp_options, window
 from mai_app.training import twins
+from mai_app.training.pairs import psnr, saved_alike, webp_options, window
 from mai_app.training.twins import make_twins, summary
 from tests.conftest import picture, write_data_set
 
