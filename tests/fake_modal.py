@@ -68,8 +68,10 @@ class Function:
     def __init__(
         self, world: "World", name: str, raw: Callable[..., Any], settings: dict[str, Any], batch: int = 0
     ) -> None:
-        self.world, self.name, self.raw, self.settings, self.batch = world, name, raw, settings, batch
+        self.world, self.name, self.settings, self.batch = world, name, settings, batch
+        self.raw: Any = raw
         self.remote = Remote(self._one)
+        self.lock = threading.Lock()  # a container works on one input, or batch, at a time
 
     def _one(self, *args: Any) -> Any:
         return self._batch([args])[0]
@@ -268,7 +270,6 @@ class World:
         self.commits: Counter[str] = Counter()
         """Commits by the name of the function that made them."""
         self._stack: list[Function] = []
-        self._lock = threading.RLock()
         folder.mkdir(parents=True, exist_ok=True)
         self.saved = self.tree()
 
@@ -287,14 +288,14 @@ class World:
     @contextmanager
     def container(self, function: Function, inputs: list[Any]) -> Iterator[None]:
         self.check_reachable()
-        with self._lock:
+        with function.lock:
             assert self.tree() == self.saved, f"{function.name} does not see what its caller has not committed"
             self.calls += [(function.name, args) for args in inputs]
             self._stack.append(function)
             try:
                 yield
             finally:
-                self._stack.pop()
+                self._stack.remove(function)
             changed = {name for name, _ in self.tree().items() ^ self.saved.items()}
             assert not changed, f"{function.name} has not committed {sorted(changed)}"
 

@@ -15,6 +15,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub import constants as hub_constants
 from starlette.testclient import TestClient
 
 from mai_app import cli
@@ -22,6 +23,7 @@ from mai_app.config import RUNS
 from mai_app.remote.payload import LOCAL_FIELDS
 from tests.conftest import write_data_set
 from tests.fake_modal import Function, World, crossing
+from tests.hub import Hub, add_six
 
 ROOT = Path(__file__).parents[1]
 TRAIN = "--recipe baseline --epochs 1 --batch-size 8 --device cpu"  # of the networks the quickest to predict with
@@ -140,7 +142,12 @@ def test_modal_run_with_no_arguments_trains_the_demo_settings(cloud: Cloud, monk
 def test_modal_run_with_data_trains_a_recipe(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
     answer = {"run": "tiny-x", "last_epoch": {"epoch": 7, "val_loss": 0.5}, "best_epoch": {}}
-    monkeypatch.setattr(cloud.app.train, "raw", lambda *call: [sent.append(call), answer][1])
+
+    def train(*call: Any) -> dict[str, Any]:
+        sent.append(call)
+        return answer
+
+    monkeypatch.setattr(cloud.app.train, "raw", train)
     with cloud.app.app.run():
         assert run(lambda: cloud.app.main("tiny", "baseline", "x", 7)).out == (
             "done: run tiny-x on the Volume, epoch 7, val loss 0.5000\n"
@@ -256,6 +263,32 @@ def test_a_scan_of_files_here_and_there(cloud: Cloud, tmp_path: Path) -> None:
     assert sorted(paths) == sorted(f"tiny/{path.relative_to(cloud.data)}" for path in pictures)
 
 
+def test_prepare_makes_a_set_a_container_a_file(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Hub() as hub:
+        add_six(hub, images=6)
+        for name, value in hub.environment(tmp_path / "hf").items():
+            monkeypatch.setenv(name, value)
+        # What the Hub's client read from the environment when it was imported.
+        template = hub_constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(hub_constants.ENDPOINT, hub.url)
+        monkeypatch.setattr(hub_constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(hub_constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(hub_constants, "HF_HUB_DISABLE_XET", True)
+        since = len(cloud.world.calls)
+        words = "prepare --source posters --source diffusiondb --parts 2 --name two --retry-seconds 0.01"
+        there = cloud.mai(f"{words} --on modal")
+        here = cloud.mai(f"{words} --prepared {tmp_path}")
+    assert there.code == here.code == 0, there.err
+    assert there.out.splitlines()[:-1] == here.out.splitlines()[:-1]
+    assert there.out.endswith("Next: mai train --data two --on modal\n")
+    manifest = cloud.world.path("prepared/two/manifest.csv")
+    assert manifest.read_bytes() == (tmp_path / "two" / "manifest.csv").read_bytes()
+    assert cloud.called(since) == ["prepare", "prepare_unit"]
+    files = [unit.name for _, (unit, *_) in cloud.world.calls[since + 1 :]]
+    assert len(set(files)) == len(files) >= 2
+    assert cloud.world.commits["prepare_unit"] == len(files)
+    assert not set(cloud.world.calls[since][1][0]) & set(LOCAL_FIELDS)
+
+
 def test_what_goes_wrong_there_is_one_line_and_exit_code_2_here(cloud: Cloud, tmp_path: Path) -> None:
     picture = next(cloud.data.rglob("*.png"))
     commands = {
@@ -348,8 +381,8 @@ def test_another_gpu_and_the_open_page(tmp_path: Path, data_set: Path) -> None:
 
 def test_machines_limits_and_mounts_are_what_was_meant(cloud: Cloud) -> None:
     hours = 3600
-    everything = {**cloud.world.functions, **cloud.world.classes}
-    found = {name: one.settings for name, one in everything.items()}
+    found = {name: one.settings for name, one in cloud.world.functions.items()}
+    found |= {name: one.settings for name, one in cloud.world.classes.items()}
     assert {name: (one["gpu"], one["timeout"] / hours, one["max_containers"]) for name, one in found.items()} == {
         "make_demo_data": (None, 24, 1),
         "prepare_folder": (None, 24, 1),
@@ -423,14 +456,15 @@ def test_the_fake_finds_mistakes(tmp_path: Path) -> None:
     world = World(tmp_path / "volume")
     fake: Any = world.module()
     app, volume = fake.App("mai"), fake.Volume.from_name("mai", version=2)
-    for mistake in (
+    mistakes: list[Callable[[], Any]] = [
         lambda: app.function(gpus=["L4"]),
         lambda: fake.Volume.from_name("mai", create=True),
         lambda: fake.Image.debian_slim(python="3.11"),
         lambda: fake.batched(max_size=3),
         lambda: fake.Retries(initial_delay=0.0, retries=3),
         lambda: crossing({"folder": [Path("here")]}),
-    ):
+    ]
+    for mistake in mistakes:
         with pytest.raises(TypeError):
             mistake()
 
