@@ -211,7 +211,7 @@ def test_what_can_not_be_done_is_said_in_one_line_with_code_2(
         (["--model", cut, images[0]], f"{cut}: truncated, or no safetensors file"),
         (["--model", "lion", images[0]], "model 'lion' not found; available runs in runs/ = []"),
         ([images[0]], "no trained model in runs/; train one with `mai train`"),
-        (["--model", trained_run, "--device", "abacus", images[0]], "--device abacus: not to be had"),
+        (["--model", trained_run, "--device", "abacus", images[0]], "--device abacus: unavailable"),
     ):
         code, out, err = run_main("predict", *words)
         assert (code, out) == (2, "")

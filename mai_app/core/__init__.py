@@ -1,1 +1,1 @@
-"""What everything stands on: files, threads, signals, lines on a terminal, devices, figures."""
+"""Foundations without knowledge of images: files and logs, threads, progress and signals, devices, metrics, display."""

@@ -1,4 +1,4 @@
-"""Where to compute, and in which precision."""
+"""Compute device and precision: CUDA, MPS or CPU; float32 or bfloat16; number of loader processes."""
 
 import os
 
@@ -8,7 +8,7 @@ from mai_app.errors import RunError
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device of that name; auto takes CUDA, then MPS, then the processor. Raises RunError if it is not there."""
+    """The torch device of that name; auto takes CUDA, then MPS, then the CPU. Raises RunError if it is unavailable."""
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -16,12 +16,12 @@ def choose_device(wanted: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise RunError(f"--device {wanted}: not to be had on this machine ({reason}); try --device auto") from None
+        raise RunError(f"--device {wanted}: unavailable on this machine ({reason}); try --device auto") from None
     return device
 
 
 def describe_device(device: torch.device) -> str:
-    """The device in words."""
+    """A device as text, with the GPU's name or the number of CPU threads."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":
@@ -42,5 +42,5 @@ def choose_precision(wanted: str, device: torch.device) -> str:
 
 
 def loader_workers(device: torch.device) -> int:
-    """Processes that make batches: as many as there are processors to spare, up to 8; none where they compute, too."""
+    """Number of data loader processes: one per spare CPU core, up to 8; 0 when training on the CPU."""
     return 0 if device.type == "cpu" else min(8, max(1, (os.cpu_count() or 1) - 1))

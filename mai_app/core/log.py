@@ -1,4 +1,4 @@
-"""Long work and the person who waits for it: lines on standard error, progress bars, and signals to stop."""
+"""Progress of long work: messages and progress bars on standard error, and deferred stop signals."""
 
 import os
 import signal
@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 
 def say(text: str) -> None:
-    """One line to standard error, above a progress bar if there is one."""
+    """Print a line to standard error, above a progress bar if there is one."""
     tqdm.write(text, file=sys.stderr)
 
 
 def bar(**how: Any) -> "tqdm[Any]":
-    """A progress bar on a terminal, and nothing elsewhere; how: tqdm's own arguments.
+    """A tqdm progress bar on a terminal, and nothing elsewhere; `how`: tqdm's own arguments.
 
     Where MAI_PROGRESS_SECONDS is set and there is no terminal, as in a container whose log is watched, a line every
     so many seconds.

@@ -1,4 +1,4 @@
-"""Figures of a detector as pure functions on arrays of scores and labels, with their uncertainty.
+"""Metrics of a detector as pure functions of scores and labels, with confidence intervals: AUROC, TPR, FPR, ECE, ….
 
 Everywhere scores are (n,) float, higher for synthetic, and labels (n,) int, 1 for synthetic. What needs both classes
 is NaN where one is missing; the AUROC of scores that are NaN is NaN.

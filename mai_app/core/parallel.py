@@ -1,4 +1,4 @@
-"""A parallel map that keeps the order and holds only a few items at a time."""
+"""Ordered parallel map over threads, bounded: it holds only a few items at a time."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

@@ -1,1 +1,1 @@
-"""From files to batches."""
+"""Training data: sources, folders and the Hub, deduplication and splits, prepared sets, augmentation, batches."""

@@ -1,4 +1,4 @@
-"""From a fetched archive or table to its images: one after the other, as their own bytes, without unpacking it.
+"""Read images out of zip archives and parquet tables, one at a time as their original bytes, without unpacking.
 
 Memory holds one image (zip) or a few rows (parquet), whatever the archive's size.
 """
@@ -52,7 +52,7 @@ def draw(names: Iterable[str], max_count: int | None, seed: int) -> set[str]:
 def read_members(
     path: Path, source: Source, max_images: int | None, seed: int, excluded: frozenset[str] = frozenset()
 ) -> Iterator[Member]:
-    """The images of a source's file in its own order: at most so many, drawn by the seed, but those left out by name.
+    """The images of a source's file in its order: at most `max_images`, drawn by the seed, none of those `excluded`.
 
     Raises SourceError for a file that is no such archive; one bad member is a Member with its ImageError.
     """

@@ -1,4 +1,4 @@
-"""Damage that images meet on their way through the web: tiers to measure a detector in, random damage to train it."""
+"""Training augmentation: random degradations as on the web (JPEG, WebP, rescaling, blur, noise), both classes alike."""
 
 import io
 from typing import Final
@@ -60,12 +60,12 @@ def training_crop(window: Pixels, lossy: bool, jpegs: Jpegs, size: int, rng: np.
     # anywhere in the crop; the lossy file is cut as often, or where the mirroring begins would tell them apart.
     pixels = _cut(window, rng)
     if not lossy:
-        pixels = _as_jpeg(pixels, *_drawn(jpegs, rng))
+        pixels = _as_jpeg(pixels, *_draw_jpeg(jpegs, rng))
     pixels = _cut(pixels, rng)
     # What the last step can't need is dropped here: the steps between cost by the pixel.
     room = size + GRID - 1
     pixels = _rescaled(pixels, room, rng) if rng.random() < RESCALE else random_window(pixels, room, rng)
-    pixels = _worn(pixels, jpegs, rng)
+    pixels = _degrade_randomly(pixels, jpegs, rng)
     return _flipped(random_window(mirrored(pixels, size), size, rng), rng)
 
 
@@ -81,7 +81,7 @@ def training_stretch(stretched: Pixels, jpegs: Jpegs, rng: np.random.Generator) 
     x, y = rng.uniform(0, width - part_width), rng.uniform(0, height - part_height)
     box = (x, y, x + part_width, y + part_height)
     part = Image.fromarray(stretched).resize((width, height), Image.Resampling.BILINEAR, box)
-    return _flipped(_worn(np.asarray(part), jpegs, rng), rng)
+    return _flipped(_degrade_randomly(np.asarray(part), jpegs, rng), rng)
 
 
 def _cut(pixels: Pixels, rng: np.random.Generator) -> Pixels:
@@ -90,7 +90,7 @@ def _cut(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     return pixels[min(y, pixels.shape[0] - 1) :, min(x, pixels.shape[1] - 1) :]
 
 
-def _drawn(jpegs: Jpegs, rng: np.random.Generator) -> tuple[int, str]:
+def _draw_jpeg(jpegs: Jpegs, rng: np.random.Generator) -> tuple[int, str]:
     """Quality and colour sampling of a JPEG of the training set."""
     known = jpegs if len(jpegs) else UNKNOWN_JPEGS
     quality, sampling = known[rng.integers(len(known))]
@@ -111,8 +111,8 @@ def _rescaled(pixels: Pixels, room: int, rng: np.random.Generator) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((new_width, new_height), resampling, box))
 
 
-def _worn(pixels: Pixels, jpegs: Jpegs, rng: np.random.Generator) -> Pixels:
-    """Perhaps blurred, perhaps noisy, mostly saved with loss and read again."""
+def _degrade_randomly(pixels: Pixels, jpegs: Jpegs, rng: np.random.Generator) -> Pixels:
+    """Blur, noise and lossy recompression, each with its own probability."""
     if rng.random() < BLUR:
         blur = ImageFilter.GaussianBlur(rng.uniform(*BLURS))
         pixels = np.asarray(Image.fromarray(pixels).filter(blur))
@@ -122,7 +122,7 @@ def _worn(pixels: Pixels, jpegs: Jpegs, rng: np.random.Generator) -> Pixels:
     if rng.random() < RECOMPRESS:
         webp = rng.random() < WEBP
         quality = int(rng.integers(*QUALITIES, endpoint=True))
-        pixels = _as_webp(pixels, quality) if webp else _as_jpeg(pixels, quality, _drawn(jpegs, rng)[1])
+        pixels = _as_webp(pixels, quality) if webp else _as_jpeg(pixels, quality, _draw_jpeg(jpegs, rng)[1])
     return pixels
 
 

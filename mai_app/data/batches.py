@@ -1,4 +1,4 @@
-"""From a prepared set to batches: balanced over classes and sources, in an order that only the seed decides."""
+"""Training batches from a prepared set: balanced over classes and sources, in an order that only the seed decides."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -76,7 +76,7 @@ class TrainingImages(Dataset[Batch]):
         self.jpegs = prepared.jpegs(prepared.rows("train"))
 
     def __getitems__(self, draws: list[Draw]) -> Batch:
-        """One batch."""
+        """The batch of these draws: pixels and labels."""
         pixels = np.stack([self._input(row, draw) for row, draw in draws])
         labels = self.prepared.labels[[row for row, _ in draws]]
         return torch.from_numpy(pixels), torch.from_numpy(labels).float()

@@ -1,4 +1,4 @@
-"""Which images are the same picture, and on which side of the split each group of them lies."""
+"""Deduplication and splits: groups of equal and near-duplicate images, and the split that each group belongs to."""
 
 import hashlib
 from itertools import combinations
@@ -120,7 +120,7 @@ def assign_splits(
 
 
 def _draw(name: str, seed: int) -> float:
-    """A number from 0 to 1 that the seed and the name decide."""
+    """A pseudo-random number in [0, 1) from the seed and the name."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") / 2**64
 
 
@@ -138,5 +138,5 @@ def _equal(values: npt.NDArray[np.generic], where: npt.NDArray[np.bool_] | None 
 
 
 def _any(truth: npt.NDArray[np.bool_], group: Ints, n: int) -> npt.NDArray[np.bool_]:
-    """Whether it is true of any member, for each of n groups."""
+    """For each of n groups, whether any member is True."""
     return np.bincount(group[truth], minlength=n) > 0

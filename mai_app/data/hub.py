@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: what a data set holds, and its files, fetched whole or not at all.
+"""Hugging Face Hub client: list a data set's files, and download them completely or not at all, with retries.
 
 Everything goes through the Hub's own client, which reads HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE by itself. Addresses
 are cut at the question mark before they are shown: behind it a signature may stand.
@@ -75,7 +75,7 @@ def download(
     retry_policy: RetryPolicy,
     progress: Callable[[int], None] = lambda _bytes: None,
 ) -> Path:
-    """Fetch a file into a folder, or take it from the client's cache, and return its path; it is whole.
+    """Download a file into a folder, or take it from the client's cache; returns its path, size and SHA-256 checked.
 
     `progress` is told of bytes as they come, of a negative number where some come again; what it raises ends the
     download. Raises SourceError where the file is unavailable, DataError where the disk is full.
@@ -88,8 +88,8 @@ def download(
     told = 0
     spoilt = False
 
-    class Told(tqdm.tqdm):  # type: ignore[type-arg]
-        """The client's progress bar, which shows nothing and passes the bytes on."""
+    class ForwardedProgress(tqdm.tqdm):  # type: ignore[type-arg]
+        """The client's progress bar: shows nothing, and passes the byte counts on."""
 
         def __init__(self, *_: Any, **__: Any) -> None:
             super().__init__(disable=True)
@@ -113,7 +113,7 @@ def download(
                 # Else the client would take a damaged file out of its own cache again and again.
                 force_download=spoilt,
                 library_name="mai",
-                tqdm_class=Told,
+                tqdm_class=ForwardedProgress,
             )
         )
         if not _is_whole(path, file):
@@ -131,7 +131,7 @@ class _NotWholeError(Exception):
 
 
 def _with_retries(action: Callable[[], Result], name: str, retry_policy: RetryPolicy) -> Result:
-    """The action's result; what may pass is tried again, what won't is a SourceError at once."""
+    """The action's result; transient failures are retried, permanent ones raise SourceError at once."""
     # The client reports its own tries with whole addresses.
     huggingface_hub.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     pause = retry_policy.first_pause
@@ -139,7 +139,7 @@ def _with_retries(action: Callable[[], Result], name: str, retry_policy: RetryPo
         try:
             return action()
         except (httpx.HTTPError, OSError, _NotWholeError) as error:
-            reason, again, wait = _judge(error)
+            reason, again, wait = _classify_error(error)
             if not again or not left:
                 tries = f" ({TRIES} tries)" if again else ""
                 # One file that is missing or damaged says nothing of the others.
@@ -151,13 +151,13 @@ def _with_retries(action: Callable[[], Result], name: str, retry_policy: RetryPo
     raise AssertionError("unreachable")
 
 
-def _judge(error: Exception) -> tuple[str, bool, float | None]:
-    """Why it failed in words, whether to try again, and the seconds that the server asks for."""
+def _classify_error(error: Exception) -> tuple[str, bool, float | None]:
+    """The reason as text, whether to retry, and the delay in seconds that the server asks for."""
     if isinstance(error, LocalEntryNotFoundError):
         # What the client makes of any failure to ask for a file's head.
         cause = error.__cause__
         if isinstance(cause, (httpx.HTTPError, OSError)):
-            return _judge(cause)
+            return _classify_error(cause)
     if isinstance(error, OfflineModeIsEnabled) or huggingface_hub.constants.is_offline_mode():
         return "not fetched yet, and HF_HUB_OFFLINE is set", False, None
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

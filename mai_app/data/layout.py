@@ -1,4 +1,4 @@
-"""From a folder laid out by class to records: which file has which label, split, source, generator and kind."""
+"""Folder layouts of data sets: label, split, source, generator and kind of each image file."""
 
 import csv
 import hashlib

@@ -1,4 +1,4 @@
-"""What a prepared set is to be made of: sources chosen, their files listed and drawn, written down, and kept to."""
+"""Plan of a prepared set: chosen sources, their files, and the shards to make; stored in plan.json and kept to."""
 
 import json
 import re
@@ -47,7 +47,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class RemoteShard:
-    """One remote file: the shard of work."""
+    """One remote file, fetched and stored as a shard."""
 
     name: str
     source: Source
@@ -83,7 +83,7 @@ Shard = RemoteShard | FolderShard
 
 @dataclass(frozen=True)
 class Plan:
-    """A prepared set's shards, and the sources that is unavailable."""
+    """A prepared set's shards, and the sources that are unavailable."""
 
     shards: tuple[Shard, ...]
     flags: dict[str, RemoteShard] = field(default_factory=dict)
@@ -124,7 +124,7 @@ def choose_sources(config: PrepareConfig) -> list[Source | Folder]:
 
 
 def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) -> Plan:
-    """The plan of a set's folder: read where it is written down, made and written down where it is not.
+    """The plan of a set's folder: read from plan.json, or made and written there.
 
     A remote source keeps to the commit it was planned with. One that is unavailable is missing, and is asked for again
     the next time. Raises DataError if the folder was planned with other settings, or a --required source is missing.

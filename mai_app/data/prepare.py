@@ -1,4 +1,4 @@
-"""From a folder or the Hub to a prepared set: each remote file, or thousand local ones, a shard of work; then the join.
+"""Make a prepared set from a folder or the Hub: one shard per remote file, or per thousand local ones, then the join.
 
 A finished shard is skipped, an interrupted one starts over, and the set is complete when its prepared.json is there.
 """
@@ -85,7 +85,7 @@ def prepare_shard(
     on_image: Callable[[], None] = lambda: None,
     workers: int = 2,
 ) -> None:
-    """Make one shard below folder/shards, unless it is there: fetch its file, store its images, delete the file.
+    """Make one shard below folder/units, unless it is there: fetch its file, store its images, delete the file.
 
     Images that the source's own table says to leave out are left out if their names are in the folder already.
 
@@ -119,7 +119,7 @@ def _make(
     required: frozenset[str] = frozenset(),
     run_elsewhere: RunElsewhere | None = None,
 ) -> None:
-    """Make the shards that are not there yet, and join them all."""
+    """Make the missing shards, and join all of them."""
     downloads = folder / "downloads"
     _remove_leftovers(folder, downloads)
     todo = _missing_shards(plan, folder)
@@ -208,14 +208,14 @@ def _source_name(shard: Shard) -> str:
 
 
 def _names(source: str, folder: Path) -> Path:
-    """Where the names are kept of the images that a source's own table says to leave out."""
+    """File with the names of the images that a source's own table excludes."""
     return folder / "left-out" / f"{source}.txt"
 
 
 def _fetch_names(
     table: RemoteShard, folder: Path, downloads: Path, retry_policy: RetryPolicy, on_bytes: Callable[[int], None]
 ) -> None:
-    """Write down the names of the images that a source's own table says to leave out; it is fetched once."""
+    """Store the names of the images that a source's own table excludes; the table is fetched once."""
     from mai_app.data.archives import read_flags  # noqa: PLC0415
     from mai_app.data.hub import download  # noqa: PLC0415
 
@@ -261,7 +261,7 @@ def _check_disk(folder: Path, todo: list[Shard], jobs: int) -> None:
 
 @contextmanager
 def _full_disk_as_error(folder: Path) -> Iterator[None]:
-    """Whatever is being written when the disk is full, down to plan and manifest: a DataError says so."""
+    """Raise DataError, with the folder and what to do, when the disk is full or over quota."""
     try:
         yield
     except OSError as error:

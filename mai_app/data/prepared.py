@@ -1,4 +1,4 @@
-"""A complete prepared set: its manifest as columns, its pixels mapped into memory, not read.
+"""Prepared set: the manifest as columns, and pixels memory-mapped from its shards.
 
 The folder holds plan.json (what it is made of), units/ (the pixels), manifest.csv (a line an image), refused.jsonl (a
 line a file that could not be decoded) and prepared.json (written last: without it the set is not complete).

@@ -1,4 +1,4 @@
-"""The store: a shard of images decoded once and written as a whole, or not at all.
+"""Shards: images decoded once and stored atomically, and joined into a prepared set's manifest.
 
 A shard is a folder with
     pixels.u8       an image after the other: the whole image stretched to (200, 200, 3) uint8, its window of native

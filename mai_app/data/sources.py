@@ -1,4 +1,4 @@
-"""The table of Hub data sets that MAI trains on: a row each, no logic; adding a source is adding a row."""
+"""Table of the Hub data sets that MAI trains on: one row each, no logic. Adding a source is adding a row."""
 
 import time
 from collections.abc import Callable

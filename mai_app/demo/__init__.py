@@ -1,1 +1,1 @@
-"""The whole way on simulated images."""
+"""The demo: simulated images, and the whole way on them; pictures for the documentation."""

@@ -1,4 +1,4 @@
-"""The whole way on simulated images: make them, train the baseline, evaluate it, judge files kept apart."""
+"""`mai demo`: generate simulated images, train the baseline, evaluate it, and predict files that were held out."""
 
 import sys
 

@@ -1,1 +1,1 @@
-"""From an image file's bytes to pixels, and from pixels to a network's inputs."""
+"""Image files: finding, decoding, preprocessing for a network, and quality."""

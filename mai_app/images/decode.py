@@ -1,4 +1,4 @@
-"""From the bytes of an image file to 8-bit RGB pixels: the only decoder, used by every part of MAI."""
+"""The image decoder: from a file's bytes to 8-bit RGB pixels. The only one; every part of MAI uses it."""
 
 import io
 import stat
@@ -61,7 +61,7 @@ _MAGIC: Final = (
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """An image as a person sees it, and how its file stores it."""
+    """A decoded image, upright and without transparency, and how its file stores it."""
 
     pixels: Pixels
     """(height, width, 3) uint8 RGB, orientation applied, transparency over white."""
@@ -106,7 +106,7 @@ def decode_file(path: Path, limits: Limits = LIMITS) -> DecodedImage:
 
 
 def decode(data: bytes, name: str, limits: Limits = LIMITS) -> DecodedImage:
-    """Decode an image file's bytes; `name` stands in the ImageError that is raised for what can't be judged.
+    """Decode an image file's bytes; `name` stands in the ImageError that is raised for what can't be decoded.
 
     EXIF orientation is applied. CMYK, palette, grey and 16-bit pixels become 8-bit RGB (16-bit ones by their
     high byte), transparency is laid over white, of several frames the first is taken. Colour profiles are not

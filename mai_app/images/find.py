@@ -1,4 +1,4 @@
-"""The image files that a person names: files, folders that are searched, glob patterns."""
+"""Find image files: from file names, folders (searched recursively), glob patterns and lists on standard input."""
 
 import glob
 import os

@@ -1,4 +1,4 @@
-"""From an image's pixels to the network's inputs: one function for training, evaluation, prediction and serving."""
+"""Preprocessing: from an image's pixels to the network's inputs, the same in training, evaluation and prediction."""
 
 from typing import TYPE_CHECKING
 

@@ -1,1 +1,1 @@
-"""A loaded model at work: predictions, scans, heatmaps, export."""
+"""Inference with a trained model: detector, predictions, scans, heatmaps, reloading, ONNX export."""

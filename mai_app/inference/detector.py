@@ -166,6 +166,6 @@ def load(model: str | Path = "", device: str = "auto", runs: Path = RUNS) -> Det
 
     By default it is the run trained last, or, where there is none, the model that comes with MAI.
 
-    Raises CheckpointError if there is none or it can't be used, RunError if the device is not to be had.
+    Raises CheckpointError if there is none or it can't be used, RunError if the device is unavailable.
     """
     return Detector(load_checkpoint(find_checkpoint(str(model), runs)), choose_device(device))

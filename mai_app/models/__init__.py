@@ -1,1 +1,1 @@
-"""The networks that can be named, their files, and how a logit becomes a verdict."""
+"""Models: networks, checkpoints and their metadata, calibration, and the registry of what --model can name."""

@@ -1,1 +1,1 @@
-"""From a prepared set to a checkpoint, and data sets of twins."""
+"""Training: the loop and its run folder, data-parallel processes, sweeps, and data sets of twins."""

@@ -257,7 +257,7 @@ def test_several_logits_of_an_image_are_averaged(detector: Detector) -> None:
 
 def test_a_device_that_is_not_there_is_refused(trained_run: Path) -> None:
     for device in ("cuda:99", "abacus"):
-        with pytest.raises(RunError, match=f"--device {device}: not to be had"):
+        with pytest.raises(RunError, match=f"--device {device}: unavailable"):
             load(trained_run, device)
 
 
