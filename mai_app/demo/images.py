@@ -1,7 +1,7 @@
 """The simulated data set of `make demo`: each rendered scene once through a camera, once through a generator.
 
-Simulated data shows that the way from images to verdicts works. It says nothing about real images: no camera here is a
-real one, no generator was ever trained, and no score reached on these images carries over to others.
+Simulated data shows that the pipeline from images to verdicts works. It says nothing about real images: no camera here
+is a real one, no generator was ever trained, and no score reached on these images carries over to others.
 
 Both twins of a scene get the same size, format and quality, and nearly the same number of bytes, so that only the
 making differs: the camera's fine mosaic noise here, noise and lattices spread by upsampling layers there.
@@ -27,12 +27,11 @@ from tqdm import tqdm
 
 from mai_app.config import CLASSES, SPLITS
 from mai_app.core.files import write_text
-from mai_app.demo.scenes import FAMILIES, render
+from mai_app.demo.scenes import FAMILIES, filter_3x3, halve, insert_zeros, render
 from mai_app.errors import DataError
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
-Kernel = npt.NDArray[np.float64]
 Rng = np.random.Generator
 
 APART: Final = "apart"
@@ -196,16 +195,16 @@ def photograph(rng: Rng, scene: Floats, exposure: Exposure) -> Bytes:
     Poissonian-Gaussian noise modeling and fitting for single-image raw-data", 2008).
     """
     lens = np.exp(-(((np.arange(6) - 2.5) / rng.uniform(1.0, 1.4)) ** 2) / 2)
-    light = _halve(scene, lens / lens.sum())
+    light = halve(scene, lens / lens.sum())
     gains = np.array((rng.uniform(1.3, 2.2), 1, rng.uniform(1.2, 2.0)), np.float32)
     mosaic = np.zeros_like(light)
     mosaic[0::2, 0::2, 0] = mosaic[0::2, 1::2, 1] = mosaic[1::2, 0::2, 1] = mosaic[1::2, 1::2, 2] = 1
     raw = (light * mosaic / gains).sum(axis=2, keepdims=True)
     raw = (raw + rng.standard_normal(raw.shape, np.float32) * _sigma(raw, exposure)) * mosaic
     cross = np.array(((0, 1, 0), (1, 4, 1), (0, 1, 0))) / 4
-    planes = [_filter(raw[..., c : c + 1], cross if c == 1 else TENT) for c in range(3)]
+    planes = [filter_3x3(raw[..., c : c + 1], cross if c == 1 else TENT) for c in range(3)]
     shown = _tone(np.concatenate(planes, axis=2) * gains, exposure)
-    return _quantise(2 * shown - _filter(shown, TENT / 4))
+    return _quantise(2 * shown - filter_3x3(shown, TENT / 4))
 
 
 def generate(rng: Rng, scene: Floats, exposure: Exposure, decoder: str) -> tuple[Floats, Floats, Floats]:
@@ -218,20 +217,20 @@ def generate(rng: Rng, scene: Floats, exposure: Exposure, decoder: str) -> tuple
     that came through the decoder, and unspread noise of the camera's strength.
     """
     upsample, half, quarter = DECODERS[decoder]
-    light = _halve(scene, np.array((0.2, 0.3, 0.3, 0.2)))
+    light = halve(scene, np.array((0.2, 0.3, 0.3, 0.2)))
     height, width = light.shape[:2]
     light = np.pad(light, ((0, -height % 8), (0, -width % 8), (0, 0)), "edge")
     sigma = _sigma(light, exposure)
     spread: Floats = (_tone(light + sigma, exposure) - _tone(light - sigma, exposure)) / np.float32(2)
     levels, sigmas = [_tone(light, exposure)], [spread]
     for _ in range(3):
-        levels.append(_halve(levels[-1], np.array((0.5, 0.5))))
-        sigmas.append(_halve(sigmas[-1], np.array((0.5, 0.5))))
+        levels.append(halve(levels[-1], np.array((0.5, 0.5))))
+        sigmas.append(halve(sigmas[-1], np.array((0.5, 0.5))))
     strength = rng.uniform(0.8, 1.4)
     both = np.concatenate((levels[3], np.zeros_like(levels[3])), axis=2)
     for level, amount in ((2, quarter), (1, half), (0, 0.0)):
         both = upsample(both, strength)
-        both[..., :3] += np.float32(0.6) * (levels[level] - _filter(_spread(levels[level + 1]), TENT))
+        both[..., :3] += np.float32(0.6) * (levels[level] - filter_3x3(insert_zeros(levels[level + 1]), TENT))
         both[..., 3:] += np.float32(amount) * sigmas[level] * rng.standard_normal(levels[level].shape, np.float32)
     grain: Floats = sigmas[0] * rng.standard_normal(light.shape, np.float32)
     return both[:height, :width, :3], both[:height, :width, 3:], grain[:height, :width]
@@ -241,7 +240,7 @@ def _nearest_conv(image: Floats, strength: float) -> Floats:
     """Nearest neighbour, then a 3×3 convolution: blocks, softened (Odena et al. 2016 advise it against lattices)."""
     kernel = 0.06 * strength * (WEIGHTS[0, 0] + WEIGHTS[0, 0, ::-1, ::-1]) / 2
     kernel[1, 1] += 1
-    return _filter(image.repeat(2, axis=0).repeat(2, axis=1), kernel / kernel.sum())
+    return filter_3x3(image.repeat(2, axis=0).repeat(2, axis=1), kernel / kernel.sum())
 
 
 def _transposed_conv(image: Floats, strength: float) -> Floats:
@@ -250,7 +249,7 @@ def _transposed_conv(image: Floats, strength: float) -> Floats:
     Odena, Dumoulin and Olah, "Deconvolution and checkerboard artifacts", 2016.
     """
     kernel = TENT * (1 + 0.05 * strength * WEIGHTS[1, 0])
-    return _filter(_spread(image), kernel * (4 / kernel.sum()))
+    return filter_3x3(insert_zeros(image), kernel * (4 / kernel.sum()))
 
 
 def _pixel_shuffle(image: Floats, strength: float) -> Floats:
@@ -262,7 +261,7 @@ def _pixel_shuffle(image: Floats, strength: float) -> Floats:
     halves = np.array(((0.25, 0.75, 0), (0, 0.75, 0.25)))
     kernels = np.einsum("ai,bj->abij", halves, halves).reshape(4, 3, 3) + 0.015 * strength * WEIGHTS[2]
     kernels *= 4 / kernels.sum()
-    cells = np.stack([_filter(image, kernel) for kernel in kernels]).reshape(2, 2, height, width, channels)
+    cells = np.stack([filter_3x3(image, kernel) for kernel in kernels]).reshape(2, 2, height, width, channels)
     return cells.transpose(2, 0, 3, 1, 4).reshape(2 * height, 2 * width, channels)
 
 
@@ -272,35 +271,6 @@ DECODERS: Final[dict[str, tuple[Callable[[Floats, float], Floats], float, float]
     "transposed-conv": (_transposed_conv, 0.6, 3.4),
     "pixel-shuffle": (_pixel_shuffle, 0.6, 3.0),
 }
-
-
-def _spread(image: Floats) -> Floats:
-    out = np.zeros((2 * image.shape[0], 2 * image.shape[1], image.shape[2]), np.float32)
-    out[::2, ::2] = image
-    return out
-
-
-def _halve(image: Floats, taps: Kernel) -> Floats:
-    """Filter (h, w, c) along both sides with an even number of taps, and keep every second pixel."""
-    reach = len(taps) // 2 - 1
-    for _ in range(2):
-        size = image.shape[0]
-        padded = np.pad(image, ((reach, reach), (0, 0), (0, 0)), "edge")
-        image = np.float32(taps[0]) * padded[0:size:2]
-        for k in range(1, len(taps)):
-            image += np.float32(taps[k]) * padded[k : k + size : 2]
-        image = image.swapaxes(0, 1)
-    return image
-
-
-def _filter(image: Floats, kernel: Kernel) -> Floats:
-    """Filter (h, w, c) with a 3×3 kernel; "reflect" carries the mosaic's pattern on beyond the border."""
-    height, width = image.shape[:2]
-    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), "reflect")
-    out = np.zeros_like(image)
-    for i, j in zip(*np.nonzero(kernel), strict=True):
-        out += np.float32(kernel[i, j]) * padded[i : i + height, j : j + width]
-    return out
 
 
 def _sigma(light: Floats, exposure: Exposure) -> Floats:

@@ -1,4 +1,4 @@
-"""Rendered scenes for the simulated data set: shapes, tiles, clouds and hills in linear light, drawn at random."""
+"""Rendered scenes for the simulated data set (shapes, tiles, clouds, hills), and the filters used on them."""
 
 from typing import Final
 
@@ -7,6 +7,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 Floats = npt.NDArray[np.float32]
+Kernel = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
 Rng = np.random.Generator
 
@@ -70,3 +71,33 @@ def _tiles(rng: Rng, u: Floats, v: Floats, kinds: int) -> Bytes:
 def _smooth_noise(rng: Rng, shape: tuple[int, int], cell: float) -> Floats:
     grid = rng.standard_normal([int(side / cell) + 2 for side in shape], np.float32)
     return np.asarray(Image.fromarray(grid).resize(shape[::-1], Image.Resampling.BICUBIC), np.float32)
+
+
+def insert_zeros(image: Floats) -> Floats:
+    """Upsample (h, w, c) to (2h, 2w, c): each pixel at the even positions, zeros elsewhere."""
+    out = np.zeros((2 * image.shape[0], 2 * image.shape[1], image.shape[2]), np.float32)
+    out[::2, ::2] = image
+    return out
+
+
+def halve(image: Floats, taps: Kernel) -> Floats:
+    """Filter (h, w, c) along both sides with an even number of taps, and keep every second pixel."""
+    reach = len(taps) // 2 - 1
+    for _ in range(2):
+        size = image.shape[0]
+        padded = np.pad(image, ((reach, reach), (0, 0), (0, 0)), "edge")
+        image = np.float32(taps[0]) * padded[0:size:2]
+        for k in range(1, len(taps)):
+            image += np.float32(taps[k]) * padded[k : k + size : 2]
+        image = image.swapaxes(0, 1)
+    return image
+
+
+def filter_3x3(image: Floats, kernel: Kernel) -> Floats:
+    """Filter (h, w, c) with a 3×3 kernel; "reflect" carries the mosaic's pattern on beyond the border."""
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), "reflect")
+    out = np.zeros_like(image)
+    for i, j in zip(*np.nonzero(kernel), strict=True):
+        out += np.float32(kernel[i, j]) * padded[i : i + height, j : j + width]
+    return out
