@@ -24,7 +24,7 @@ import modal.exception
 
 PLAIN = (type(None), bool, int, float, str, bytes)
 # A remote file of `mai prepare`, and the error that stands for a file in a list, cross as what they are.
-NAMED = ("RemoteUnit", "ImageError")
+NAMED = ("RemoteShard", "ImageError")
 
 
 def check(name: str, *args: Any, **kwargs: Any) -> None:

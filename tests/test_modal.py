@@ -25,19 +25,15 @@ TRAIN = (
     "python local_entry.py train --name r --recipe baseline --degrade --epochs 6 --batch-size 8 --learning-rate 3e-4 "
     "--save-minutes 0 --on modal"
 )
-# Parts of an undisturbed attempt, most of which is importing; a time limit must leave every attempt time for steps.
-MOMENTS = {
-    "preempt": (0.2, 0.4, 0.6, 0.75, 0.9),
-    "kill": (0.2, 0.4, 0.6, 0.75, 0.9),
-    "timeout": (0.8, 0.85, 0.9, 0.95, 1),
-}
+# Parts of the time between an undisturbed attempt's first save and its end; a time limit is in whole seconds.
+MOMENTS = {"preempt": (0.1, 0.4, 0.7, 0.95), "kill": (0.1, 0.4, 0.7, 0.95), "timeout": (0.5, 0.9)}
 
 
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder whose Volume holds a prepared set and a run that was trained without disturbance; for copying only."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    data = write_data_set(folder / "tiny", train=24, val=8, test=8)
+    data = write_data_set(folder / "tiny", train=16, val=8, test=8)
     done = on_modal(f"{TRAIN} --data {data}", folder)
     assert done.returncode == 0, done.stderr
     return folder
@@ -52,25 +48,31 @@ def weights(folder: Path) -> bytes:
 @pytest.mark.parametrize("fault", ["preempt", "kill", "timeout"])
 def test_whatever_stops_a_training_it_ends_with_the_same_weights(volume: Path, tmp_path: Path, fault: str) -> None:
     reference = weights(volume)
-    attempt = next(row["seconds"] for row in summary(volume)["executions"] if row["function"] == "train")
+    found = summary(volume)
+    attempt = next(row for row in found["executions"] if row["function"] == "train")
+    commits = (event for event in found["events"] if event["event"] == "volume.commit")
+    saved = next(event["t"] for event in commits if any("runs/r/" in path for path in event["changed"]))
+    start, end = saved - attempt["started"], attempt["seconds"]
+    moments = {start + part * (end - start) for part in MOMENTS[fault]}
 
-    def disturbed(moment: float) -> list[str]:
-        folder = tmp_path / str(moment)
+    def disturbed(seconds: float) -> list[str]:
+        folder = tmp_path / str(seconds)
         copytree(volume / "state", folder / "state")
         for run in (folder / "state").rglob("runs/r"):
             for path in run.iterdir():
                 path.unlink()
-        seconds = math.ceil(attempt * moment)
-        done = on_modal(f"{TRAIN} --data tiny", folder, f"--{fault}", f"train@{seconds}")
+        done = on_modal(f"{TRAIN} --data tiny", folder, f"--{fault}", f"train@{seconds:g}")
         assert done.returncode == 0, done.stderr
         assert weights(folder) == reference
         return [row["status"] for row in summary(folder)["executions"] if row["function"] == "train"]
 
+    if fault == "timeout":
+        moments = {float(math.ceil(seconds)) for seconds in moments}
     with ThreadPoolExecutor(2) as pool:
-        attempts = list(pool.map(disturbed, MOMENTS[fault]))
+        attempts = list(pool.map(disturbed, sorted(moments)))
     assert all(one[-1] == "success" for one in attempts)
-    # On a machine whose speed changes, some of them may come too late.
-    assert sum(len(one) > 1 for one in attempts) >= 3, attempts
+    # On a machine whose speed changes, one of them may come too late.
+    assert sum(len(one) > 1 for one in attempts) >= max(1, len(attempts) - 1), attempts
 
 
 def test_nothing_but_the_image_is_used_and_settings_are_what_was_meant(volume: Path) -> None:

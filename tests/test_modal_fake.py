@@ -20,12 +20,13 @@ from starlette.testclient import TestClient
 
 from mai_app import cli
 from mai_app.config import RUNS
-from mai_app.remote.payload import LOCAL_FIELDS
 from tests.conftest import write_data_set
 from tests.fake_modal import Function, World, crossing
 from tests.hub import Hub, add_six
 
 ROOT = Path(__file__).parents[1]
+STAYS_HERE = {"data", "runs", "prepared", "on", "detach"}
+"""Settings that mean something on the caller's machine only."""
 TRAIN = "--recipe baseline --epochs 1 --batch-size 8 --device cpu"  # of the networks the quickest to predict with
 
 
@@ -115,7 +116,7 @@ def test_a_folder_is_brought_decoded_and_trained_to_the_weights_of_this_machine(
     assert (name, data) == ("train", "tiny")
     assert settings["name"] == "r"
     assert settings["recipe"] == settings["model"] == "baseline"
-    assert not set(settings) & set(LOCAL_FIELDS)
+    assert not set(settings) & STAYS_HERE
     here = cloud.mai(f"train --data {cloud.data} --name r {TRAIN} --runs {tmp_path} --prepared {tmp_path}/p")
     assert here.code == 0, here.err
     there = cloud.world.path("runs/r/best.safetensors")
@@ -234,7 +235,7 @@ def test_a_sweep_shows_runs_that_finished_and_why_others_did_not(cloud: Cloud, m
     assert cloud.world.path("runs/s/sweep.json").is_file()
     assert cloud.called(since) == ["prepare_folder", "run_sweep", "train"]
     for _, (_, settings) in cloud.world.calls[since + 1 :]:
-        assert not set(settings) & set(LOCAL_FIELDS)
+        assert not set(settings) & STAYS_HERE
 
 
 def test_a_scan_of_files_here_and_there(cloud: Cloud, tmp_path: Path) -> None:
@@ -286,7 +287,7 @@ def test_prepare_makes_a_set_a_container_a_file(cloud: Cloud, tmp_path: Path, mo
     files = [unit.name for _, (unit, *_) in cloud.world.calls[since + 1 :]]
     assert len(set(files)) == len(files) >= 2
     assert cloud.world.commits["prepare_unit"] == len(files)
-    assert not set(cloud.world.calls[since][1][0]) & set(LOCAL_FIELDS)
+    assert not set(cloud.world.calls[since][1][0]) & STAYS_HERE
 
 
 def test_what_goes_wrong_there_is_one_line_and_exit_code_2_here(cloud: Cloud, tmp_path: Path) -> None:
