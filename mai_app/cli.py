@@ -124,6 +124,8 @@ def parse(arguments: Sequence[str]) -> Config:
             description=inspect.cleandoc(command.config.__doc__ or ""),
             args=_rename_old_flags(command, words),
             default=default,
+            # Only switches that a recipe turns on or off need both forms.
+            config=() if command.config is TrainConfig else (tyro.conf.FlagCreatePairsOff,),
         ),
     )
 

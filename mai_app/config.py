@@ -141,7 +141,9 @@ PlaceOption = Annotated[
     Literal["local", "modal"], tyro.conf.arg(help="Where the command runs: on this machine, or in the cloud on Modal.")
 ]
 DetachOption = Annotated[
-    bool, tyro.conf.arg(help="With --on modal: what has started there goes on when this command ends.")
+    bool,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.arg(help="With --on modal: what has started there goes on when this command ends."),
 ]
 
 
