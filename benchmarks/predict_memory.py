@@ -47,7 +47,7 @@ def _links(folder: Path, count: int) -> Path:
 
 def _peak(model: str, folder: Path, count: int) -> int:
     """Peak resident memory in KiB of judging the folder."""
-    command = [sys.executable, "-m", "mai_app", "predict", str(folder), "--model", model, "--jsonl"]
+    command = [sys.executable, "-m", "mai_app", "predict", str(folder), "--model", model, "--format", "jsonl"]
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, stdout=output)
         _, status, usage = os.wait4(process.pid, 0)
