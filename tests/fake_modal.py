@@ -11,7 +11,7 @@ import inspect
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
@@ -269,6 +269,8 @@ class World:
         """Name and arguments of each remote call, in order."""
         self.commits: Counter[str] = Counter()
         """Commits by the name of the function that made them."""
+        self.reloads: Counter[str] = Counter()
+        """Reloads likewise."""
         self._stack: list[Function] = []
         folder.mkdir(parents=True, exist_ok=True)
         self.saved = self.tree()
@@ -307,6 +309,7 @@ class World:
 
     def reload(self) -> None:
         assert self._stack[-1].settings["volumes"], "the function has no Volume"
+        self.reloads[self._stack[-1].name] += 1
         # As on Modal, which can't bring a Volume up to date below open files.
         for descriptor in Path("/proc/self/fd").glob("*"):
             try:
@@ -345,6 +348,11 @@ class World:
             self.check_deployed()
             return self.classes[name]
 
+        @contextmanager
+        def enable_output() -> Iterator[None]:
+            print("progress of Modal's own")  # to where standard output then goes, which must not be the results'
+            yield
+
         for name in ("enter", "method", "batched", "concurrent", "asgi_app"):
             setattr(fake, name, marking(name))
         open_volume = named("Volume.from_name", lambda *_, **__: Volume(self))
@@ -356,7 +364,7 @@ class World:
             "Secret": Recorded("Secret"),
             "Retries": named("Retries", lambda **options: options),
             "parameter": named("parameter", lambda default=None: Parameter(default)),
-            "enable_output": nullcontext,
+            "enable_output": enable_output,
             "Cls": type("Cls", (), {"from_name": staticmethod(from_name)}),
             "exception": modal.exception,
         }

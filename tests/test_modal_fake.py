@@ -166,14 +166,25 @@ def test_predict_prints_what_it_prints_here(cloud: Cloud, tmp_path: Path) -> Non
     (tmp_path / "broken.jpg").write_text("no picture")
     weights = cloud.world.path("runs/r/best.safetensors")
     files = f"{cloud.data}/test/synthetic {tmp_path}/broken.jpg {tmp_path}/missing.png"
-    for form in ("--format csv", "--format json --evidence", ""):
+    for form in ("--format csv", "--format jsonl", "--format json --evidence", ""):
         there = cloud.mai(f"predict {files} {form} --model r --on modal")
         here = cloud.mai(f"predict {files} {form} --model {weights}")
         assert there.out == here.out
         assert there.out.count("synthetic") >= 4
         assert there.code == here.code == 1
         assert "mai: 2 of 6 files have no score" in there.err
-        assert there.err.startswith("predict: hires at most 10 containers (no GPU, 4 cores, 4 GiB), 10 min")
+        assert "predict: hires at most 10 containers (no GPU, 4 cores, 4 GiB), 10 min" in there.err
+
+
+def test_an_unknown_model_is_said_once_however_many_files_there_are(cloud: Cloud, tmp_path: Path) -> None:
+    picture = next(cloud.data.rglob("*.png"))
+    for i in range(40):
+        (tmp_path / f"{i:02}.png").symlink_to(picture)
+    done = cloud.mai(f"predict {tmp_path} --model lion --on modal")
+    assert (done.code, done.out.count(".png")) == (2, 0)
+    said = [line for line in done.err.splitlines() if line.startswith("mai: ")]
+    assert len(said) == 1
+    assert said[0].startswith("mai: on Modal: model 'lion' not found")
 
 
 def test_evaluate_brings_the_report_home(cloud: Cloud, tmp_path: Path) -> None:
@@ -238,7 +249,7 @@ def test_a_sweep_shows_runs_that_finished_and_why_others_did_not(cloud: Cloud, m
         assert not set(settings) & STAYS_HERE
 
 
-def test_a_scan_of_files_here_and_there(cloud: Cloud, tmp_path: Path) -> None:
+def test_a_scan_of_files_here_and_there(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "many").mkdir()
     pictures = sorted(cloud.data.rglob("*.png"))
     for i in range(39):
@@ -258,8 +269,14 @@ def test_a_scan_of_files_here_and_there(cloud: Cloud, tmp_path: Path) -> None:
     assert sum(len(chunk) for _, (chunk,) in cloud.world.calls[since:]) == 10
     assert len(out.read_text().splitlines()) == 40
 
+    # A folder of the Volume that is not here: names are sent, and no file.
+    monkeypatch.chdir(tmp_path)
+    since = len(cloud.world.calls)
     there = cloud.mai(f"scan tiny --out {tmp_path}/there.jsonl --model r --on modal")
     assert there.code == 0, there.err
+    chunks = [chunk for name, (chunk, *_) in cloud.world.calls[since:] if name.startswith("Scanner")]
+    assert chunks
+    assert all(isinstance(item, str) for chunk in chunks for item in chunk)
     paths = [json.loads(line)["path"] for line in (tmp_path / "there.jsonl").read_text().splitlines()]
     assert sorted(paths) == sorted(f"tiny/{path.relative_to(cloud.data)}" for path in pictures)
 
@@ -287,6 +304,8 @@ def test_prepare_makes_a_set_a_container_a_file(cloud: Cloud, tmp_path: Path, mo
     files = [unit.name for _, (unit, *_) in cloud.world.calls[since + 1 :]]
     assert len(set(files)) == len(files) >= 2
     assert cloud.world.commits["prepare_unit"] == len(files)
+    # Each sees what the leader has committed just before.
+    assert cloud.world.reloads["prepare_unit"] == len(files)
     assert not set(cloud.world.calls[since][1][0]) & STAYS_HERE
 
 
