@@ -93,6 +93,26 @@ def scan(root: Path) -> list[Record]:
     return sorted(records, key=lambda record: record.file)
 
 
+@dataclass(frozen=True)
+class Folder:
+    """A local folder as a source: with one label for all of its images, or with class folders."""
+
+    name: str
+    path: Path
+    label: int | None
+
+    def records(self) -> list[Record]:
+        """Its image files; raises DataError if it has none, or no class folders where it needs them."""
+        if self.label is None:
+            return scan(self.path)
+        if not self.path.is_dir():
+            raise DataError(f"{self.path}: no such folder")
+        files = sorted("/".join(path.relative_to(self.path).parts) for path in walk_images(self.path))
+        if not files:
+            raise DataError(f"{self.path}: holds no image")
+        return [Record(file, self.label, "", self.name, "", "") for file in files]
+
+
 def listing_hash(root: Path, records: Iterable[Record], settings: str = "") -> str:
     """SHA-256 of the records, of their files' sizes and times, and of settings: changes when the folder does."""
     digest = hashlib.sha256(settings.encode())
