@@ -35,7 +35,7 @@ class RemoteShard:
 
     @property
     def images(self) -> int:
-        """How many images it will yield, about."""
+        """Estimated number of images."""
         return min(self.max_images or 2**60, max(1, self.file.size // self.source.image_bytes))
 
 
@@ -51,7 +51,7 @@ class FolderShard:
 
     @property
     def images(self) -> int:
-        """How many images it will yield at most."""
+        """Maximum number of images."""
         return len(self.records)
 
 

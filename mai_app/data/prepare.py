@@ -248,9 +248,10 @@ def _remote_items(shard: RemoteShard, path: Path, seed: int, excluded: frozenset
     source = shard.source
     for member in read_members(path, source, shard.max_images, seed, excluded):
         file = f"{source.repository}/{shard.file.path}/{member.name}"
-        # The prompt itself is nobody's business.
-        tie = f"{source.tie}:{hashlib.sha256(member.tie.encode()).hexdigest()[:16]}" if member.tie else ""
-        record = Record(file, source.label, "", source.name, source.generator, source.kind, tie)
+        # A hash: prompts may be private.
+        hashed = hashlib.sha256(member.group_key.encode()).hexdigest()[:16]
+        group_key = f"{source.tie}:{hashed}" if member.group_key else ""
+        record = Record(file, source.label, "", source.name, source.generator, source.kind, group_key)
         content = member.content
         yield Item(record, ImageError(file, content.reason) if isinstance(content, ImageError) else content)
 
