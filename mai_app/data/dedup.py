@@ -40,7 +40,7 @@ def perceptual_hash(stretched: Pixels) -> int:
 
 
 def near_pairs(hashes: Hashes, bits: int = NEAR_DUPLICATE_BITS) -> Ints:
-    """All pairs (m, 2) of places in (n,) distinct hashes that differ in 1 to `bits` bits.
+    """All pairs (m, 2) of indices in (n,) distinct hashes that differ in 1 to `bits` bits.
 
     Banding: cut into bits + 2 bands, two hashes with so few differences agree in two whole bands at least. For each
     choice of two bands the hashes are sorted by them and compared with those that agree: time grows as n log n as
@@ -130,9 +130,9 @@ def held_out_alone(sha256: str, splitting: Splitting) -> bool:
 
 
 def _equal(values: npt.NDArray[np.generic], where: npt.NDArray[np.bool_] | None = None) -> Ints:
-    """Pairs (m, 2) that chain the places of equal values."""
-    places = np.arange(len(values)) if where is None else np.flatnonzero(where)
-    order = places[np.argsort(values[places], kind="stable")]
+    """Pairs (m, 2) that chain the indices of equal values."""
+    indices = np.arange(len(values)) if where is None else np.flatnonzero(where)
+    order = indices[np.argsort(values[indices], kind="stable")]
     same = values[order][1:] == values[order][:-1]
     return np.stack([order[:-1][same], order[1:][same]], axis=1)
 
