@@ -113,7 +113,7 @@ def prepare(settings: dict[str, Any]) -> Payload:
 
 
 @app.function(image=image, volumes=writable, secrets=hub, retries=retries, **FETCHER.modal_kwargs())
-def prepare_unit(unit: Any, name: str, seed: int, retry_seconds: float) -> dict[str, Any] | None:
+def prepare_unit(shard: Any, name: str, seed: int, retry_seconds: float) -> dict[str, Any] | None:
     """Download one remote file to the container's disk and store its images; returns why it failed, or None."""
     from mai_app.config import Splitting
     from mai_app.data.prepare import prepare_shard
@@ -122,7 +122,7 @@ def prepare_unit(unit: Any, name: str, seed: int, retry_seconds: float) -> dict[
     volume.reload()
     own_disk = Path(tempfile.gettempdir())
     try:
-        prepare_shard(unit, Path(PREPARED / name), own_disk, Splitting(seed=seed), RetryPolicy(retry_seconds))
+        prepare_shard(shard, Path(PREPARED / name), own_disk, Splitting(seed=seed), RetryPolicy(retry_seconds))
     except SourceError as error:
         return {"reason": str(error), "whole": error.whole}
     volume.commit()

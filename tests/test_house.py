@@ -7,6 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import mai_app
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +32,8 @@ WINGS = (
     "__main__",
 )
 IN_THE_ROOT = {"__init__", "__main__", "cli", "config", "errors"}
+# Libraries for data sets and reports: to predict, none of them is imported.
+HEAVY = ("pyarrow", "scipy", "sklearn", "matplotlib", "datasets")
 
 
 def imported(path: Path) -> set[str]:
@@ -105,6 +109,17 @@ def test_the_local_entry_needs_no_modal() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "model 'lion' not found; available runs in none/ = []" in done.stderr
+
+
+@pytest.mark.parametrize(("start", "absent"), [("images", (*HEAVY, "torch")), ("inference.detector", HEAVY)])
+def test_predicting_imports_no_library_of_data_sets_or_reports(start: str, absent: tuple[str, ...]) -> None:
+    names = [f"mai_app.{name}" for name in modules() if name.startswith(start)]
+    code = "import importlib, sys; [*map(importlib.import_module, sys.argv[1:])]; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert names
+    assert set(names) - {f"mai_app.{start}.__init__"} <= loaded
+    assert not loaded & set(absent)
 
 
 def test_no_pickle_is_loaded() -> None:

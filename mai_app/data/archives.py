@@ -34,8 +34,8 @@ class Member:
     name: str
     """Its path in the zip, or its row's number in the table."""
     content: bytes | ImageError
-    tie: str = ""
-    """What ties it to others, the prompt for example; empty if nothing does."""
+    group_key: str = ""
+    """Images with the same key, a prompt for example, form one group; empty if there is none."""
 
 
 def draw(names: Iterable[str], max_count: int | None, seed: int) -> set[str]:
@@ -83,7 +83,7 @@ def _read_zip(
     with archive:
         members = {info.filename: info for info in archive.infolist() if _is_image(info.filename)}
         tags = {name: info for name, info in _texts(archive).items() if source.without_tags}
-        ties = _ties(archive, source.tie, path.name) if source.tie else {}
+        group_keys = _group_keys(archive, source.tie, path.name) if source.tie else {}
         wanted = [
             name
             for name in members
@@ -93,7 +93,7 @@ def _read_zip(
         chosen = draw(wanted, max_images, seed)
         for name in wanted:
             if name in chosen:
-                yield Member(name, _content(archive, members[name]), ties.get(PurePosixPath(name).name, ""))
+                yield Member(name, _content(archive, members[name]), group_keys.get(PurePosixPath(name).name, ""))
 
 
 def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes | ImageError:
@@ -135,19 +135,19 @@ def _tags(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None) -> frozenset[s
     return frozenset(tag.strip().replace("_", " ").lower() for tag in text.replace("\n", ",").split(","))
 
 
-def _ties(archive: zipfile.ZipFile, key: str, name: str) -> dict[str, str]:
+def _group_keys(archive: zipfile.ZipFile, key: str, name: str) -> dict[str, str]:
     """By image name the value that a JSON member gives for it."""
-    ties = {}
+    group_keys = {}
     for info in archive.infolist():
         if not info.filename.lower().endswith(".json") or "__MACOSX" in info.filename:
             continue
         content = _content(archive, info)
         try:
             rows = json.loads(content) if isinstance(content, bytes) else None
-            ties.update({image: _same(str(row[key])) for image, row in rows.items() if key in row})  # type: ignore[union-attr]
+            group_keys.update({image: _same(str(row[key])) for image, row in rows.items() if key in row})  # type: ignore[union-attr]
         except (ValueError, AttributeError, TypeError):
             raise SourceError(f"{name}: {info.filename} does not say what belongs to which image") from None
-    return ties
+    return group_keys
 
 
 def _same(text: str) -> str:

@@ -11,12 +11,12 @@ from mai_app.images.decode import SAMPLINGS, Pixels, decode, encode_jpeg
 from mai_app.images.preprocess import mirrored, random_window
 
 Jpegs = npt.NDArray[np.int64]
-"""(n, 2): quality, 1 to 100, and place in SAMPLINGS of a training set's JPEG files."""
+"""(n, 2): quality, 1 to 100, and index in SAMPLINGS of a training set's JPEG files."""
 
 GRID: Final = 8
 """Pixels a side of a JPEG block: cutting 0 to GRID - 1 of them off moves the blocks' edges anywhere."""
 UNKNOWN_JPEGS: Final = tuple((quality, SAMPLINGS.index("4:2:0")) for quality in range(75, 96))
-"""JPEG quality and place in SAMPLINGS to draw from if the training set has no JPEG."""
+"""JPEG quality and index in SAMPLINGS to draw from if the training set has no JPEG."""
 RESCALE: Final = 0.5
 """Share of the crops that are rescaled."""
 SCALES: Final = (0.6, 1.3)

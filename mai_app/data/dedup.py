@@ -40,7 +40,7 @@ def perceptual_hash(stretched: Pixels) -> int:
 
 
 def near_pairs(hashes: Hashes, bits: int = NEAR_DUPLICATE_BITS) -> Ints:
-    """All pairs (m, 2) of places in (n,) distinct hashes that differ in 1 to `bits` bits.
+    """All pairs (m, 2) of indices in (n,) distinct hashes that differ in 1 to `bits` bits.
 
     Banding: cut into bits + 2 bands, two hashes with so few differences agree in two whole bands at least. For each
     choice of two bands the hashes are sorted by them and compared with those that agree: time grows as n log n as
@@ -67,17 +67,17 @@ def near_pairs(hashes: Hashes, bits: int = NEAR_DUPLICATE_BITS) -> Ints:
     return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
 
 
-def group_images(sha256: Digests, phashes: Hashes, ties: Texts, bits: int = NEAR_DUPLICATE_BITS) -> Texts:
+def group_images(sha256: Digests, phashes: Hashes, group_keys: Texts, bits: int = NEAR_DUPLICATE_BITS) -> Texts:
     """The group of each of n images: the smallest SHA-256 among its members, cut to 16 digits.
 
-    One group are images with equal pixels (sha256), near ones (perceptual hashes, 0: none), and tied ones (equal,
-    non-empty), and whatever these join to each other.
+    One group are images with equal pixels (sha256), near ones (perceptual hashes, 0: none), and those of equal,
+    non-empty group keys, and whatever these join to each other.
     """
     n = len(sha256)
     distinct, first = np.unique(phashes, return_index=True)
     near = near_pairs(distinct[distinct != 0], bits)
     near = first[distinct != 0][near]
-    edges = [near, _equal(sha256), _equal(phashes, phashes != 0), _equal(ties, ties != "")]
+    edges = [near, _equal(sha256), _equal(phashes, phashes != 0), _equal(group_keys, group_keys != "")]
     left, right = np.concatenate(edges).T
     _, component = connected_components(coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(n, n)))
     # The first of each component, when sorted by hash, names it.
@@ -87,7 +87,7 @@ def group_images(sha256: Digests, phashes: Hashes, ties: Texts, bits: int = NEAR
 
 
 def assign_splits(
-    groups: Texts, labels: Ints, ties: Texts, given: Texts, splitting: Splitting = SPLITTING
+    groups: Texts, labels: Ints, group_keys: Texts, given: Texts, splitting: Splitting = SPLITTING
 ) -> tuple[Texts, Texts]:
     """For n images the split, train, val or test, and why it was left out; one of the two is empty.
 
@@ -110,7 +110,7 @@ def assign_splits(
     # The folder that speaks for the group; of a train without val both parts are train's.
     speaks = np.where(has["test"], "test", np.where(has["val"], "val", np.where(has["train"], "train", "")))
     both = _any(labels == 0, group, n) & _any(labels == 1, group, n)
-    both &= _any(~np.char.startswith(ties, PAIR), group, n)
+    both &= _any(~np.char.startswith(group_keys, PAIR), group, n)
 
     excluded = np.zeros(len(groups), dtype="<U48")
     duplicate = (given != "") & (given != speaks[group])
@@ -130,9 +130,9 @@ def held_out_alone(sha256: str, splitting: Splitting) -> bool:
 
 
 def _equal(values: npt.NDArray[np.generic], where: npt.NDArray[np.bool_] | None = None) -> Ints:
-    """Pairs (m, 2) that chain the places of equal values."""
-    places = np.arange(len(values)) if where is None else np.flatnonzero(where)
-    order = places[np.argsort(values[places], kind="stable")]
+    """Pairs (m, 2) that chain the indices of equal values."""
+    indices = np.arange(len(values)) if where is None else np.flatnonzero(where)
+    order = indices[np.argsort(values[indices], kind="stable")]
     same = values[order][1:] == values[order][:-1]
     return np.stack([order[:-1][same], order[1:][same]], axis=1)
 

@@ -77,7 +77,7 @@ def download(
 ) -> Path:
     """Download a file into a folder, or take it from the client's cache; returns its path, size and SHA-256 checked.
 
-    `progress` is told of bytes as they come, of a negative number where some come again; what it raises ends the
+    `progress` gets the number of bytes as they come, a negative one where some come again; what it raises ends the
     download. Raises SourceError where the file is unavailable, DataError where the disk is full.
     """
     name = f"{repository}/{file.path}"
@@ -85,7 +85,7 @@ def download(
     if isinstance(cached, str) and _is_whole(Path(cached), file):
         progress(file.size)
         return Path(cached)
-    told = 0
+    reported = 0
     spoilt = False
 
     class ForwardedProgress(tqdm.tqdm):  # type: ignore[type-arg]
@@ -95,14 +95,14 @@ def download(
             super().__init__(disable=True)
 
         def update(self, n: float | None = 1) -> None:
-            nonlocal told
-            told += int(n or 0)
+            nonlocal reported
+            reported += int(n or 0)
             progress(int(n or 0))
 
     def fetch() -> Path:
-        nonlocal told, spoilt
-        progress(-told)
-        told = 0
+        nonlocal reported, spoilt
+        progress(-reported)
+        reported = 0
         path = Path(
             huggingface_hub.hf_hub_download(
                 repository,

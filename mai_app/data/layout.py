@@ -28,7 +28,7 @@ SPLIT_NAMES: Final = {
     "testing": "test",
 }
 PAIR: Final = "pair:"
-"""Start of the tie between images that were made from one another on purpose, whatever their labels."""
+"""Start of the group key of images that were made from one another on purpose, whatever their labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class Record:
     """What made a synthetic image; empty if unknown or authentic."""
     kind: str
     """What an image shows or is: photo, painting, poster, …; empty if unknown."""
-    tie: str = ""
-    """Images with the same tie, a prompt for example, belong on one side of the split; empty if there is none."""
+    tie: str = ""  # the group key; stored scores, listing hashes and manifests have it by this name
+    """Images with the same key, a prompt for example, belong on one side of the split; empty if there is none."""
 
 
 def scan(root: Path) -> list[Record]:
@@ -84,13 +84,33 @@ def scan(root: Path) -> list[Record]:
             generator = ""
         elif "generator" not in row:
             generator, kind = kind, ""
-        tie = f"{PAIR}{row['pair']}" if row.get("pair") else ""
-        records.append(Record(file, label, split, source, generator, kind, tie))
+        group_key = f"{PAIR}{row['pair']}" if row.get("pair") else ""
+        records.append(Record(file, label, split, source, generator, kind, group_key))
     if any(record.split for record in records):
         # Beside split folders, what lies in none of them has no place.
         records = [record for record in records if record.split]
     _check(root, records, outside)
     return sorted(records, key=lambda record: record.file)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A local folder as a source: with one label for all of its images, or with class folders."""
+
+    name: str
+    path: Path
+    label: int | None
+
+    def records(self) -> list[Record]:
+        """Its image files; raises DataError if it has none, or no class folders where it needs them."""
+        if self.label is None:
+            return scan(self.path)
+        if not self.path.is_dir():
+            raise DataError(f"{self.path}: no such folder")
+        files = sorted("/".join(path.relative_to(self.path).parts) for path in walk_images(self.path))
+        if not files:
+            raise DataError(f"{self.path}: holds no image")
+        return [Record(file, self.label, "", self.name, "", "") for file in files]
 
 
 def listing_hash(root: Path, records: Iterable[Record], settings: str = "") -> str:

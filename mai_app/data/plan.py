@@ -9,40 +9,17 @@ from typing import Any, Final
 
 from mai_app.config import CLASSES, NEAR_DUPLICATE_BITS, PREPARED_WINDOW, SPLITTING, PrepareConfig
 from mai_app.core.files import describe_changes, write_text
-from mai_app.data.layout import Record, listing_hash, scan
+from mai_app.data.layout import Folder, Record, listing_hash, scan
 from mai_app.data.shards import MAX_IMAGE_BYTES, VERSION
 from mai_app.data.sources import SOURCES, RemoteFile, RetryPolicy, Source
 from mai_app.errors import DataError, SourceError
-from mai_app.images.find import walk_images
 
 FILES_PER_SHARD: Final = 1000
 """Files of a local folder in one shard."""
 OWN_IMAGES: Final = ("**.zip", "**.parquet")
 """Files taken of a Hub data set that no row of the table describes."""
-
-
 _WORDS: Final = ("licence", "notes", "images")
 """Fields of a source that tell people about it, and don't shape the set."""
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A folder of this machine as a source: with a label for all that is in it, or with class folders."""
-
-    name: str
-    path: Path
-    label: int | None
-
-    def records(self) -> list[Record]:
-        """Its image files; raises DataError if it has none, or no class folders where it needs them."""
-        if self.label is None:
-            return scan(self.path)
-        if not self.path.is_dir():
-            raise DataError(f"{self.path}: no such folder")
-        files = sorted("/".join(path.relative_to(self.path).parts) for path in walk_images(self.path))
-        if not files:
-            raise DataError(f"{self.path}: holds no image")
-        return [Record(file, self.label, "", self.name, "", "") for file in files]
 
 
 @dataclass(frozen=True)
@@ -58,7 +35,7 @@ class RemoteShard:
 
     @property
     def images(self) -> int:
-        """How many images it will yield, about."""
+        """Estimated number of images."""
         return min(self.max_images or 2**60, max(1, self.file.size // self.source.image_bytes))
 
 
@@ -74,7 +51,7 @@ class FolderShard:
 
     @property
     def images(self) -> int:
-        """How many images it will yield at most."""
+        """Maximum number of images."""
         return len(self.records)
 
 
@@ -245,11 +222,12 @@ def _remote_shards(source: Source, entry: dict[str, Any]) -> Iterator[Any]:
     files = [RemoteFile(**file) for file in entry["files"]]
     for number, file in enumerate(files):
         # Even shares; the first files take what is left over. A higher cap takes no less of any file.
-        most = source.cap // len(files) + (number < source.cap % len(files)) if source.cap is not None else None
-        if most == 0:
+        max_images = source.cap // len(files) + (number < source.cap % len(files)) if source.cap is not None else None
+        if max_images == 0:
             continue
         of_kind = replace(source, container="parquet" if PurePosixPath(file.path).suffix == ".parquet" else "zip")
-        yield RemoteShard(f"{source.name}--{number:05}-{_slug(file.path)}", of_kind, entry["commit"], file, most)
+        name = f"{source.name}--{number:05}-{_slug(file.path)}"
+        yield RemoteShard(name, of_kind, entry["commit"], file, max_images)
     table = entry["flags"]
     yield RemoteShard(source.name, source, entry["commit"], RemoteFile(**table), None) if table else None
 

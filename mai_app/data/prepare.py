@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from mai_app.config import SPLITTING, PrepareConfig, Splitting
 from mai_app.core.files import locked, write_text
@@ -27,10 +30,9 @@ from mai_app.errors import DataError, ImageError, SourceError
 def prepare(data: Path, prepared: Path, workers: int = 2) -> PreparedSet:
     """The prepared set of a data set's folder, made below `prepared` unless it is there; a prepared set as it is.
 
-    A prepared set may be named by its name alone.
-
-    Its name carries a hash of the files' names, sizes and times, so that a changed folder is prepared anew. Raises
-    DataError for a folder that can't serve, KeyboardInterrupt for SIGINT or SIGTERM.
+    A prepared set may be named by its name alone. Its name carries a hash of the files' names, sizes and times, so
+    that a changed folder is prepared again. Raises DataError for a folder that can't be prepared, KeyboardInterrupt
+    for SIGINT or SIGTERM.
     """
     if found := find_prepared(data, prepared):
         return open_prepared(found)
@@ -88,14 +90,13 @@ def prepare_shard(
     """Make one shard below folder/units, unless it is there: fetch its file, store its images, delete the file.
 
     Images that the source's own table says to leave out are left out if their names are in the folder already.
-
-    Raises SourceError for a file that is unavailable or read, and whatever the two callbacks raise.
+    Raises SourceError for a file that is unavailable or can't be read, and whatever the two callbacks raise.
     """
-    place = folder / "units" / shard.name
-    if place.is_dir():
+    shard_folder = _shard_folder(shard, folder)
+    if shard_folder.is_dir():
         return
     if isinstance(shard, FolderShard):
-        write_shard(place, _folder_items(shard), splitting, False, on_image, workers)
+        write_shard(shard_folder, _folder_items(shard), splitting, False, on_image, workers)
         return
     from mai_app.data.hub import download  # noqa: PLC0415 - a folder needs no Hub
 
@@ -104,7 +105,9 @@ def prepare_shard(
         path = download(shard.source.repository, shard.file, shard.commit, fetched, policy, on_bytes)
         names = _names(shard.source.name, folder)
         excluded = frozenset(names.read_text(encoding="utf-8").splitlines() if names.exists() else ())
-        write_shard(place, _remote_items(shard, path, splitting.seed, excluded), splitting, True, on_image, workers)
+        write_shard(
+            shard_folder, _remote_items(shard, path, splitting.seed, excluded), splitting, True, on_image, workers
+        )
     finally:
         shutil.rmtree(fetched, ignore_errors=True)
 
@@ -130,53 +133,35 @@ def _make(
     failed: dict[str, str] = {}
 
     with stop_signals() as stopped, fetched, stored:
-
-        def on_bytes(count: int) -> None:
-            fetched.update(count)
-            if stopped():
-                raise KeyboardInterrupt
-
-        def on_image() -> None:
-            stored.update()
-            if stopped():
-                raise KeyboardInterrupt
-
-        def fail(name: str, source: str, error: SourceError) -> None:
-            if source in required or "all" in required:
-                raise SourceError(f"{error}; {source} is --require'd, so the set was not made") from None
-            say(f"left out: {error}")
-            failed[source if error.whole else name] = str(error)
+        add_bytes, add_images = _advance(fetched, stopped), _advance(stored, stopped)
 
         def work(shard: Shard) -> None:
-            source = _source_name(shard)
             count = 0
 
-            def counted() -> None:
+            def on_image() -> None:
                 nonlocal count
                 count += 1
-                on_image()
+                add_images(1)
 
-            if source not in failed:
+            if _source_name(shard) not in failed:
                 try:
-                    prepare_shard(shard, folder, downloads, splitting, retry_policy, on_bytes, counted, workers)
+                    prepare_shard(shard, folder, downloads, splitting, retry_policy, add_bytes, on_image, workers)
                 except SourceError as error:
-                    fail(shard.name, source, error)
+                    failed.update(_failure(shard.name, _source_name(shard), error, required))
             stored.total = (stored.total or 0) + count - shard.images
 
         try:
             for name, table in plan.flags.items():
                 try:
-                    _fetch_names(table, folder, downloads, retry_policy, on_bytes)
+                    _fetch_names(table, folder, downloads, retry_policy, add_bytes)
                 except SourceError as error:
-                    fail(name, name, error)
+                    failed.update(_failure(name, name, error, required))
             if run_elsewhere:
                 # A source whose table is unavailable is skipped: images that it marks could not be excluded.
                 for shard, reason in run_elsewhere([s for s in todo if _source_name(s) not in failed]):
                     if reason:
-                        fail(shard.name, _source_name(shard), reason)
-                    stored.update(shard.images)
-                    if stopped():
-                        raise KeyboardInterrupt
+                        failed.update(_failure(shard.name, _source_name(shard), reason, required))
+                    add_images(shard.images)
             else:
                 for _ in ordered_map(work, todo, jobs, ahead=jobs - 1):
                     pass
@@ -187,6 +172,25 @@ def _make(
     join_shards(folder, plan.missing | dict(sorted(failed.items())), plan.notes, splitting)
 
 
+def _advance(progress: "tqdm[Any]", stopped: Callable[[], bool]) -> Callable[[int], None]:
+    """A function that advances a progress bar; it raises KeyboardInterrupt once a stop signal has come."""
+
+    def advance(count: int) -> None:
+        progress.update(count)
+        if stopped():
+            raise KeyboardInterrupt
+
+    return advance
+
+
+def _failure(shard: str, source: str, error: SourceError, required: frozenset[str]) -> dict[str, str]:
+    """The reason by the name of what failed, the shard or its whole source; raises SourceError if it is required."""
+    if source in required or "all" in required:
+        raise SourceError(f"{error}; {source} is --require'd, so the set was not made") from None
+    say(f"left out: {error}")
+    return {source if error.whole else shard: str(error)}
+
+
 def _remove_leftovers(folder: Path, downloads: Path) -> None:
     """Delete what a process that was killed left behind."""
     shutil.rmtree(downloads, ignore_errors=True)
@@ -195,7 +199,11 @@ def _remove_leftovers(folder: Path, downloads: Path) -> None:
 
 
 def _missing_shards(plan: Plan, folder: Path) -> list[Shard]:
-    return [shard for shard in plan.shards if not (folder / "units" / shard.name).is_dir()]
+    return [shard for shard in plan.shards if not _shard_folder(shard, folder).is_dir()]
+
+
+def _shard_folder(shard: Shard, folder: Path) -> Path:
+    return folder / "units" / shard.name  # this folder's name is kept for sets that exist
 
 
 def _bytes_to_fetch(plan: Plan, shards: list[Shard], folder: Path) -> int:
@@ -219,12 +227,12 @@ def _fetch_names(
     from mai_app.data.archives import read_flags  # noqa: PLC0415
     from mai_app.data.hub import download  # noqa: PLC0415
 
-    place = _names(table.name, folder)
-    if not place.exists() and table.source.flags:
+    names = _names(table.name, folder)
+    if not names.exists() and table.source.flags:
         fetched = downloads / f"table-{table.name}"
         try:
             path = download(table.source.repository, table.file, table.commit, fetched, retry_policy, on_bytes)
-            write_text(place, "".join(f"{name}\n" for name in read_flags(path, table.source.flags)))
+            write_text(names, "".join(f"{name}\n" for name in read_flags(path, table.source.flags)))
         finally:
             shutil.rmtree(fetched, ignore_errors=True)
 
@@ -240,9 +248,10 @@ def _remote_items(shard: RemoteShard, path: Path, seed: int, excluded: frozenset
     source = shard.source
     for member in read_members(path, source, shard.max_images, seed, excluded):
         file = f"{source.repository}/{shard.file.path}/{member.name}"
-        # The prompt itself is nobody's business.
-        tie = f"{source.tie}:{hashlib.sha256(member.tie.encode()).hexdigest()[:16]}" if member.tie else ""
-        record = Record(file, source.label, "", source.name, source.generator, source.kind, tie)
+        # A hash: prompts may be private.
+        hashed = hashlib.sha256(member.group_key.encode()).hexdigest()[:16]
+        group_key = f"{source.tie}:{hashed}" if member.group_key else ""
+        record = Record(file, source.label, "", source.name, source.generator, source.kind, group_key)
         content = member.content
         yield Item(record, ImageError(file, content.reason) if isinstance(content, ImageError) else content)
 

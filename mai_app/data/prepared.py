@@ -1,7 +1,7 @@
 """Prepared set: the manifest as columns, and pixels memory-mapped from its shards.
 
-The folder holds plan.json (what it is made of), units/ (the pixels), manifest.csv (a line an image), refused.jsonl (a
-line a file that could not be decoded) and prepared.json (written last: without it the set is not complete).
+The folder holds plan.json (what it is made of), units/ (the pixels), manifest.csv (one row per image), refused.jsonl
+(one row per file that could not be decoded) and prepared.json (written last: without it the set is not complete).
 """
 
 import json
@@ -20,11 +20,9 @@ from mai_app.errors import DataError
 from mai_app.images.decode import SAMPLINGS, Pixels
 
 MAX_OPEN_SHARDS: Final = 256
-"""Units mapped at a time: each takes one of the process's open files."""
-
-
+"""Shards mapped at a time: each takes one of the process's open files."""
 MAX_SOURCES_SHOWN: Final = 20
-"""Sources in `describe_prepared` at most, the largest ones."""
+"""Maximum number of sources in `describe_prepared`, the largest ones."""
 
 
 class PreparedSet:
@@ -96,7 +94,7 @@ class PreparedSet:
         return self._bytes(row, start, int(self.original_bytes[row])).tobytes()
 
     def jpegs(self, rows: npt.NDArray[np.int64]) -> Jpegs:
-        """(m, 2): quality and place in SAMPLINGS of those of the rows' files that are colour JPEG."""
+        """(m, 2): quality and index in SAMPLINGS of those of the rows' files that are colour JPEG."""
         columns = self.table.select(["jpeg_quality", "jpeg_sampling"]).take(rows).to_pydict()
         pairs = zip(columns["jpeg_quality"], columns["jpeg_sampling"], strict=True)
         known = [(quality, SAMPLINGS.index(sampling)) for quality, sampling in pairs if quality and sampling]

@@ -1,11 +1,11 @@
 """Shards: images decoded once and stored atomically, and joined into a prepared set's manifest.
 
 A shard is a folder with
-    pixels.u8       an image after the other: the whole image stretched to (200, 200, 3) uint8, its window of native
+    pixels.u8       one image after another: the whole image stretched to (200, 200, 3) uint8, its window of native
                     pixels (≤ 256, ≤ 256, 3) uint8, the same of the image scaled down if a side is over 512 pixels,
                     and, of images that may be tested on, their file's own bytes
-    index.csv       a line an image: where it came from, how its file stored it, where its pixels lie
-    refused.jsonl   a line a file that could not be decoded
+    index.csv       one row per image: where it came from, how its file stored it, where its pixels lie
+    refused.jsonl   one row per file that could not be decoded
 """
 
 import csv
@@ -34,7 +34,7 @@ from mai_app.images.preprocess import random_window, resize, shrink
 
 STRETCHED_BYTES: Final = IMAGE_SIZE * IMAGE_SIZE * 3
 MAX_IMAGE_BYTES: Final = STRETCHED_BYTES + 2 * PREPARED_WINDOW * PREPARED_WINDOW * 3
-"""Pixels stored of an image at most."""
+"""Maximum number of bytes of pixels stored per image."""
 
 COLUMNS: Final = {
     "file": pa.string(),
@@ -61,10 +61,7 @@ COLUMNS: Final = {
     "original_bytes": pa.int64(),
 }
 """Columns of index.csv. sha256 is that of the decoded pixels, phash the perceptual hash in hexadecimal (0: none).
-
 window_… is the shape of the native window, scaled_… that of the scaled image's: 0 for images that are small enough."""
-
-
 VERSION: Final = 3
 MANIFEST: Final = {"split": pa.string(), "left_out": pa.string(), "group": pa.string(), "unit": pa.string(), **COLUMNS}
 """Columns of manifest.csv: the shards' own, and split (empty where left out), left_out (why), group and shard."""
@@ -134,7 +131,7 @@ def write_shard(
 def _decode(
     item: Item, splitting: Splitting, keep_originals: bool
 ) -> tuple[dict[str, Any], list[bytes]] | dict[str, str]:
-    """An image's row and what is stored of it; or why it is refused."""
+    """An image's row and what is stored of it; or why it is rejected."""
     record = item.record
     # Names that are not UTF-8 are written with escapes.
     file = record.file.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -207,11 +204,11 @@ def join_shards(folder: Path, missing: dict[str, str], notes: tuple[str, ...], s
 
     table = pa.concat_tables(tables)
     sha256 = table["sha256"].to_numpy().astype("S64")  # a quarter of the memory of text
-    ties = table["tie"].to_numpy().astype(str)
+    group_keys = table["tie"].to_numpy().astype(str)
     hashes = np.array([int(text, 16) for text in table["phash"].to_pylist()], dtype=np.uint64)
-    groups = group_images(sha256, hashes, ties)
+    groups = group_images(sha256, hashes, group_keys)
     labels, given = table["label"].to_numpy(), table["given_split"].to_numpy().astype(str)
-    splits, excluded = assign_splits(groups, labels, ties, given, splitting)
+    splits, excluded = assign_splits(groups, labels, group_keys, given, splitting)
     columns = {"split": splits, "left_out": excluded, "group": groups}
     for name, values in columns.items():
         table = table.append_column(name, pa.array(values, pa.string()))

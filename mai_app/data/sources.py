@@ -24,7 +24,7 @@ class Flags:
     """Column with the image's name."""
     score: str
     """Column with a number."""
-    most: float
+    most: float  # plan.json has this field by its name
     """Images whose number is higher are left out."""
 
 
@@ -49,11 +49,11 @@ class Source:
     parts: int | None = None
     """Remote files taken, drawn by the seed; None: all."""
     cap: int | None = None
-    """Images taken at most, drawn by the seed; None: all."""
+    """Maximum number of images, drawn by the seed; None: all."""
     column: str = "image"
     """parquet: column of the images."""
-    tie: str = ""
-    """Key of the JSON beside the images (zip), or column (parquet), whose equal values tie images together."""
+    tie: str = ""  # plan.json has this field by its name
+    """Group key: of the JSON beside the images (zip), or a column (parquet); equal values make one group."""
     flags: Flags | None = None
     """Table of images to leave out."""
     without_tags: frozenset[str] = frozenset()

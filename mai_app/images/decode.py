@@ -37,7 +37,7 @@ SUFFIXES: Final = frozenset(
 )
 """Names of files that are taken from a folder as images."""
 OTHER_SUFFIXES: Final = frozenset((".heic", ".heif", ".avif", ".jxl", ".jp2"))
-"""Image files that MAI does not decode: taken from a folder too, so that they are refused and not overlooked."""
+"""Image files that MAI does not decode: taken from a folder too, so that each is rejected with its reason."""
 SAMPLINGS: Final = ("4:4:4", "4:2:2", "4:2:0")
 """How JPEG files store colour: whole planes, or halved in width, or in both directions."""
 
@@ -213,7 +213,7 @@ def _is_lossy(image: Image.Image, data: bytes) -> bool:
 def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF of any kind: the pixels are judged as they stand
+    except Exception:  # damaged EXIF of any kind: the pixels are used as they are stored
         return 1
     return int(orientation) if orientation in range(2, 9) else 1
 
@@ -238,8 +238,8 @@ def _too_many_bytes(size: int, limits: Limits) -> str:
 
 
 def _too_large(width: int, height: int, limits: Limits) -> str:
-    most = f"{limits.max_pixels:,} pixels and {limits.max_side:,} a side"
-    return f"has {width:,}×{height:,} pixels, over the limit of {most}; crop it"
+    limit = f"{limits.max_pixels:,} pixels and {limits.max_side:,} a side"
+    return f"has {width:,}×{height:,} pixels, over the limit of {limit}; crop it"
 
 
 def _unidentified(data: bytes) -> str:

@@ -26,8 +26,8 @@ def to_inputs(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:
     height, width = pixels.shape[:2]
     bottom, right = height - size, width - size
     corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)] if preprocessing.crops > 1 else []
-    places = dict.fromkeys([(bottom // 2, right // 2), *corners])
-    return np.stack([pixels[y : y + size, x : x + size] for y, x in places])
+    positions = dict.fromkeys([(bottom // 2, right // 2), *corners])
+    return np.stack([pixels[y : y + size, x : x + size] for y, x in positions])
 
 
 def input_notes(height: int, width: int, preprocessing: Preprocessing) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ def mirrored(pixels: Pixels, size: int) -> Pixels:
 
 
 def random_window(pixels: Pixels, size: int, rng: np.random.Generator) -> Pixels:
-    """A view of at most (size, size, 3) native pixels at a random place; smaller images come whole."""
+    """A view of at most (size, size, 3) native pixels at a random position; smaller images come whole."""
     height, width = pixels.shape[:2]
     y = int(rng.integers(0, max(0, height - size) + 1))
     x = int(rng.integers(0, max(0, width - size) + 1))

@@ -18,7 +18,7 @@ TIER_SETTINGS: Final[dict[Tier, tuple[int | None, int]]] = {
     "web": (768, 60),
     "hard": (512, 40),
 }
-"""Longest side at most, in pixels (None: as it is), and JPEG quality; clean leaves the file as found."""
+"""Maximum of the longest side in pixels (None: as it is), and JPEG quality; clean leaves the file as found."""
 TIER_WORDS: Final[dict[Tier, str]] = {
     "clean": "as found",
     "q90": "JPEG 90",

@@ -21,7 +21,7 @@ from mai_app.images.decode import FORMATS, DecodedImage, Pixels, read_file
 from mai_app.images.preprocess import resize
 
 GRID: Final = 16
-"""Places of a window's corner, in pixels: multiples of the largest blocks that JPEG codes at once."""
+"""Step of a window's corner position, in pixels: multiples of the largest blocks that JPEG codes at once."""
 FOLDER: Final = "twins"
 """Folder of the twins, in the class folder of the synthetic images."""
 

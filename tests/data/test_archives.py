@@ -26,9 +26,11 @@ TABLE = replace(ZIP, name="t", container="parquet")
 GROWTH = 130  # MiB that reading 200 MB may take more than 20 MB; measured: 0 (zip), 80 (parquet), 212 with its defaults
 
 
-def members(data: bytes, tmp_path: Path, source: Source = ZIP, most: int | None = None, seed: int = 0) -> list[Member]:
+def members(
+    data: bytes, tmp_path: Path, source: Source = ZIP, max_images: int | None = None, seed: int = 0
+) -> list[Member]:
     (tmp_path / "file").write_bytes(data)
-    return list(read_members(tmp_path / "file", source, most, seed))
+    return list(read_members(tmp_path / "file", source, max_images, seed))
 
 
 def reasons(found: list[Member]) -> dict[str, str]:
@@ -74,18 +76,18 @@ def test_stored_and_deflated_members_are_read_and_no_others(tmp_path: Path) -> N
 
 def test_a_smaller_draw_is_part_of_a_larger_one_and_keeps_the_order(tmp_path: Path) -> None:
     data = zip_of({f"{i}.png": bytes([i]) for i in range(40)})
-    few, more = ([m.name for m in members(data, tmp_path, most=most)] for most in (5, 12))
+    few, more = ([m.name for m in members(data, tmp_path, max_images=count)] for count in (5, 12))
     assert (len(few), len(more)) == (5, 12)
     assert set(few) < set(more)
     assert more == sorted(more, key=lambda name: int(name.removesuffix(".png")))
-    assert [m.name for m in members(data, tmp_path, most=5, seed=1)] != few
+    assert [m.name for m in members(data, tmp_path, max_images=5, seed=1)] != few
     assert draw("abc", 9, 0) == {"a", "b", "c"}
 
 
 def test_ties_and_tags_come_from_beside_the_images(tmp_path: Path) -> None:
     prompts = {"1.png": {"p": "A  Cat"}, "2.png": {"p": "a cat"}, "3.png": {"q": 1}}
     data = zip_of({"part.json": json.dumps(prompts).encode(), **{f"{i}.png": b"x" for i in (1, 2, 3)}})
-    assert [m.tie for m in members(data, tmp_path, replace(ZIP, tie="p"))] == ["a cat", "a cat", ""]
+    assert [m.group_key for m in members(data, tmp_path, replace(ZIP, tie="p"))] == ["a cat", "a cat", ""]
     with pytest.raises(SourceError, match=r"part\.json does not say what belongs to which image"):
         members(zip_of({"part.json": b"[1]", "1.png": b"x"}), tmp_path, replace(ZIP, tie="p"))
 
@@ -163,9 +165,9 @@ print(member.content.reason, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 def test_a_table_yields_its_good_rows(tmp_path: Path) -> None:
     found = members(bad_parquet(), tmp_path, replace(TABLE, tie="text"))
     assert [m.name for m in found] == ["0", "1", "2", "3", "4"]
-    assert [m.tie for m in found] == [f"row {i}" for i in range(5)]
+    assert [m.group_key for m in found] == [f"row {i}" for i in range(5)]
     assert reasons(found) == {"3": "has no bytes in the table"}
-    few, more = ([m.name for m in members(bad_parquet(), tmp_path, TABLE, most)] for most in (2, 4))
+    few, more = ([m.name for m in members(bad_parquet(), tmp_path, TABLE, count)] for count in (2, 4))
     assert (len(few), len(more)) == (2, 4)
     assert set(few) < set(more)
 

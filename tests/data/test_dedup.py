@@ -89,13 +89,13 @@ def far_hashes(count: int) -> npt.NDArray[np.uint64]:
 
 
 def test_a_group_is_what_equal_near_and_tied_images_join() -> None:
-    sha, hashes, ties = digests(8), far_hashes(8), np.array(["", "", "", "", "", "p:1", "", "p:1"])
+    sha, hashes, group_keys = digests(8), far_hashes(8), np.array(["", "", "", "", "", "p:1", "", "p:1"])
     sha[1] = sha[0]  # equal pixels
     hashes[1] = hashes[0]
     hashes[2] = hashes[1] ^ np.uint64(0b1011)  # near to 1
     hashes[5] = hashes[2] ^ np.uint64(0b1011 << 40)  # near to 2, far from 1; tied to 7
     hashes[4] = hashes[6] = 0  # flat: near to nothing, not to each other either
-    groups = group_images(sha, hashes, ties)
+    groups = group_images(sha, hashes, group_keys)
     assert len(set(groups[[0, 1, 2, 5, 7]])) == 1
     assert len(set(groups[[3, 4, 6]]) | {groups[0]}) == 4
     assert groups[0] == min(sha[[0, 1, 2, 5, 7]].tolist())[:16].decode()
@@ -106,22 +106,22 @@ def test_groups_do_not_depend_on_the_order() -> None:
     rng = np.random.default_rng(2)
     sha, hashes = digests(500), far_hashes(500)
     hashes[:200] = hashes[rng.integers(200, 500, 200)] ^ np.uint64(1)
-    ties = np.array([f"p:{i}" if i < 60 else "" for i in rng.integers(0, 300, 500)])
-    groups = group_images(sha, hashes, ties)
+    group_keys = np.array([f"p:{i}" if i < 60 else "" for i in rng.integers(0, 300, 500)])
+    groups = group_images(sha, hashes, group_keys)
     order = rng.permutation(500)
-    np.testing.assert_array_equal(group_images(sha[order], hashes[order], ties[order]), groups[order])
+    np.testing.assert_array_equal(group_images(sha[order], hashes[order], group_keys[order]), groups[order])
     assert 200 < len(set(groups)) < 350
 
 
 def split(
-    groups: Texts, given: Texts | None = None, labels: object = None, ties: Texts | None = None, seed: int = 0
+    groups: Texts, given: Texts | None = None, labels: object = None, group_keys: Texts | None = None, seed: int = 0
 ) -> tuple[Texts, Texts]:
     n = len(groups)
     nothing = np.full(n, "")
     return assign_splits(
         groups,
         np.zeros(n, dtype=np.int64) if labels is None else np.array(labels),
-        nothing if ties is None else ties,
+        nothing if group_keys is None else group_keys,
         nothing if given is None else given,
         replace(SPLITTING, seed=seed),
     )
@@ -129,8 +129,8 @@ def split(
 
 def test_without_folders_a_seeded_hash_of_the_group_decides() -> None:
     groups = np.repeat([str(name[:16], "ascii") for name in digests(4000)], 2)
-    splits, left_out = split(groups)
-    assert (left_out == "").all()
+    splits, excluded = split(groups)
+    assert (excluded == "").all()
     assert (splits[::2] == splits[1::2]).all()
     assert np.mean(splits == "val") == pytest.approx(0.1, abs=0.02)
     assert np.mean(splits == "test") == pytest.approx(0.1, abs=0.02)
@@ -145,15 +145,15 @@ def test_without_folders_a_seeded_hash_of_the_group_decides() -> None:
 def test_a_folders_word_holds_and_test_comes_before_val_before_train() -> None:
     groups = np.array(["a", "a", "a", "b", "b", "c", "c", "d"])
     given = np.array(["train", "val", "test", "train", "val", "train", "", "test"])
-    splits, left_out = split(groups, given)
+    splits, excluded = split(groups, given)
     assert splits.tolist() == ["", "", "test", "", "val", "train", "train", "test"]
-    assert left_out.tolist()[:4] == ["the same picture is in test"] * 2 + ["", "the same picture is in val"]
+    assert excluded.tolist()[:4] == ["the same picture is in test"] * 2 + ["", "the same picture is in val"]
 
 
 def test_a_train_folder_without_val_yields_its_share() -> None:
     groups = np.array([str(name[:16], "ascii") for name in digests(3000)])
-    splits, left_out = split(groups, np.where(np.arange(3000) % 5 == 0, "test", "train"))
-    assert (left_out == "").all()
+    splits, excluded = split(groups, np.where(np.arange(3000) % 5 == 0, "test", "train"))
+    assert (excluded == "").all()
     assert (splits[::5] == "test").all()
     rest = np.delete(splits, np.arange(0, 3000, 5))
     assert set(rest) == {"train", "val"}
@@ -163,8 +163,8 @@ def test_a_train_folder_without_val_yields_its_share() -> None:
 def test_both_labels_in_one_group_leave_it_out_unless_all_are_pairs() -> None:
     groups = np.array(["a", "a", "b", "b", "c", "c", "c"])
     labels = [0, 1, 0, 1, 0, 1, 1]
-    ties = np.array(["", "", "pair:1", "pair:1", "pair:2", "pair:2", ""])
-    splits, left_out = split(groups, labels=labels, ties=ties)
-    assert (left_out != "").tolist() == [True, True, False, False, True, True, True]
-    assert set(left_out[[0, 1, 4, 5, 6]]) == {"the same picture carries the other label"}
+    group_keys = np.array(["", "", "pair:1", "pair:1", "pair:2", "pair:2", ""])
+    splits, excluded = split(groups, labels=labels, group_keys=group_keys)
+    assert (excluded != "").tolist() == [True, True, False, False, True, True, True]
+    assert set(excluded[[0, 1, 4, 5, 6]]) == {"the same picture carries the other label"}
     assert splits[2] == splits[3] != ""

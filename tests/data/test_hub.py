@@ -176,10 +176,10 @@ def test_a_broken_download_is_whole_in_the_end(
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
     commit, file = the_file(hub, 300_000)
     hub.faults.append(Fault("/cdn/", kind, at=at, times=2))  # type: ignore[arg-type]
-    told: list[int] = []
-    path = download(OWN, file, commit, tmp_path / "d", NO_PAUSE, told.append)
+    reported: list[int] = []
+    path = download(OWN, file, commit, tmp_path / "d", NO_PAUSE, reported.append)
     assert path.read_bytes() == content(300_000)
-    assert sum(told) == file.size
+    assert sum(reported) == file.size
 
 
 @pytest.mark.parametrize("at", [0.1, 0.5, 0.99])
@@ -187,12 +187,12 @@ def test_a_broken_download_is_whole_in_the_end(
 def test_a_large_download_is_resumed_where_it_broke(hub: Hub, tmp_path: Path, at: float, then: str) -> None:
     commit, file = the_file(hub, LARGE)
     hub.faults += [Fault("/cdn/", "cut", at=at), Fault("/cdn/", then)]  # type: ignore[arg-type]
-    told: list[int] = []
-    path = download(OWN, file, commit, tmp_path / "d", NO_PAUSE, told.append)
+    reported: list[int] = []
+    path = download(OWN, file, commit, tmp_path / "d", NO_PAUSE, reported.append)
     assert path.read_bytes() == content(LARGE)
     ranges = [headers["range"] for _, path, headers in hub.requests if "/cdn/" in path and "range" in headers]
     assert ("bytes=10485760-" in ranges) == (at == 0.99)
-    assert sum(told) == file.size
+    assert sum(reported) == file.size
 
 
 def test_other_bytes_of_the_same_length_are_fetched_anew(hub: Hub, tmp_path: Path) -> None:
@@ -216,10 +216,10 @@ def test_the_clients_cache_is_used_if_what_it_has_is_whole(hub: Hub, tmp_path: P
     commit, file = the_file(hub, 5000)
     cached = Path(huggingface_hub.hf_hub_download(OWN, file.path, repo_type="dataset", revision=commit))
     hub.requests.clear()
-    told: list[int] = []
-    assert download(OWN, file, commit, tmp_path / "d", NO_PAUSE, told.append) == cached
+    reported: list[int] = []
+    assert download(OWN, file, commit, tmp_path / "d", NO_PAUSE, reported.append) == cached
     assert not hub.requests
-    assert told == [file.size]
+    assert reported == [file.size]
     cached.resolve().write_bytes(bytes(5000))
     fetched = download(OWN, file, commit, tmp_path / "d", NO_PAUSE)
     assert fetched != cached

@@ -200,7 +200,7 @@ prepare(Path({str(root)!r}), Path('p'))
     kills = 0
     for _ in range(20):
         process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment)
-        # Long enough to import, so that the kills fall into the work: while a unit grows, ends, is joined.
+        # Long enough to import, so that the kills fall into the work: while a shard grows, ends, is joined.
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
             try:
@@ -246,8 +246,8 @@ def test_what_is_in_test_is_left_out_of_train(tmp_path: Path, capsys: pytest.Cap
     tested.save(root / "train" / "authentic" / "copy.jpg", quality=80)
     tested.save(root / "val" / "authentic" / "copy.png")
     prepared = prepare(root, tmp_path / "p")
-    left_out = {f: why for f, why in zip(column(prepared, "file"), column(prepared, "left_out"), strict=True) if why}
-    assert left_out == dict.fromkeys(
+    excluded = {f: why for f, why in zip(column(prepared, "file"), column(prepared, "left_out"), strict=True) if why}
+    assert excluded == dict.fromkeys(
         ("train/authentic/copy.jpg", "val/authentic/copy.png"), "the same picture is in test"
     )
     assert (prepared.splits == "").sum() == 2

@@ -615,28 +615,28 @@ def test_a_source_whose_table_of_flags_is_damaged_is_not_taken(own: Hub, tmp_pat
 
 
 def test_what_a_killed_process_was_writing_does_not_stay(six: Six, hub: Hub, tmp_path: Path) -> None:
-    for place in (tmp_path / "s", tmp_path / "s" / "left-out"):
-        place.mkdir()
-        (place / ".half.txt.8361.tmp").write_text("half a list")
+    for folder in (tmp_path / "s", tmp_path / "s" / "left-out"):
+        folder.mkdir()
+        (folder / ".half.txt.8361.tmp").write_text("half a list")
     made = prepare(tmp_path, "posters", "diffusiondb")
     assert contents(made.folder) == undisturbed(six, "posters", "diffusiondb")
 
 
 def elsewhere(folder: Path, downloads: Path) -> RunElsewhere:
-    """Makes units as other machines would: last first, knowing nothing but the unit and the folder."""
+    """Makes shards as other machines would: last first, knowing nothing but the shard and the folder."""
 
-    def spread(units: list[Shard]) -> Iterator[tuple[Shard, SourceError | None]]:
-        for unit in reversed(units):
+    def run_elsewhere(shards: list[Shard]) -> Iterator[tuple[Shard, SourceError | None]]:
+        for shard in reversed(shards):
             try:
-                prepare_shard(unit, folder / "s", downloads, Splitting(seed=0), RetryPolicy(0))
-                yield unit, None
+                prepare_shard(shard, folder / "s", downloads, Splitting(seed=0), RetryPolicy(0))
+                yield shard, None
             except SourceError as error:
-                yield unit, error
+                yield shard, error
 
-    return spread
+    return run_elsewhere
 
 
-def test_units_made_elsewhere_make_the_same_set(six: Six, hub: Hub, tmp_path: Path) -> None:
+def test_shards_made_elsewhere_make_the_same_set(six: Six, hub: Hub, tmp_path: Path) -> None:
     names = ("posters", "diffusiondb")
     config = PrepareConfig(source=names, name="s", prepared=tmp_path)
     made = prepare_sources(config, RetryPolicy(0), elsewhere(tmp_path, tmp_path / "own disk"))
@@ -697,13 +697,13 @@ def test_hostile_files_cost_no_more_than_themselves(own: Hub, tmp_path: Path) ->
         "outside.zip/0.png",
         "outside.zip/1.png",
     ]
-    refused = {row["file"].removeprefix(f"{OWN}/"): row["reason"] for row in prepared.rejected()}
-    assert sorted(refused) == [
+    rejected = {row["file"].removeprefix(f"{OWN}/"): row["reason"] for row in prepared.rejected()}
+    assert sorted(rejected) == [
         *(f"bad.parquet/{i}" for i in (1, 2, 3)),
         "bomb.zip/bomb.png",
         "outside.zip/../outside.png",
     ]
-    assert all(refused.values())
+    assert all(rejected.values())
     made = {path for path in set(tmp_path.rglob("*")) - before if (tmp_path / "p") not in (path, *path.parents)}
     assert not [path for path in made if path.suffix == ".png"]
     assert not list(tmp_path.parent.glob("*.png"))
@@ -788,12 +788,12 @@ def test_on_a_full_disk_nothing_half_written_is_taken_for_whole(
     assert "the disk is full" in said.splitlines()[-1]
     assert "free some space, the same command carries on" in said.splitlines()[-1]
     assert not (small_disk / "s" / "prepared.json").exists()
-    for unit in small_disk.glob("s/units/*"):
-        assert not unit.name.startswith(".")
-        whole_unit = {path: data for path, data in expected.items() if f"/{unit.name}/" in path}
+    for shard in small_disk.glob("s/units/*"):
+        assert not shard.name.startswith(".")
+        whole_shard = {path: data for path, data in expected.items() if f"/{shard.name}/" in path}
         assert {
-            path.relative_to(small_disk / "s").as_posix(): path.read_bytes() for path in unit.iterdir()
-        } == whole_unit
+            path.relative_to(small_disk / "s").as_posix(): path.read_bytes() for path in shard.iterdir()
+        } == whole_shard
     (small_disk / "filler").unlink()
     assert main(words) == 0
     assert contents(small_disk / "s") == expected
@@ -806,15 +806,15 @@ NURSERY = """
 import os, sys, time
 import datasets, huggingface_hub
 from pathlib import Path
-import mai_app.data.shards as units
+import mai_app.data.shards as shards
 from mai_app.config import PrepareConfig, Splitting
 from mai_app.data.prepare import prepare_sources
 
-decode = units.decode
+decode = shards.decode
 def slowly(*arguments):
     time.sleep(0.02)
     return decode(*arguments)
-units.decode = slowly
+shards.decode = slowly
 for line in sys.stdin:
     child = os.fork()
     if not child:
@@ -852,7 +852,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_set(six: Six, hub: Hub, tmp_
             kills += killed
             while_working += killed and len(hub.requests) > asked
         nursery.stdin.close()
-    print(f"{kills} kills, {while_working} of them while it worked, {len(list(folder.glob('units/[!.]*')))} units")
+    print(f"{kills} kills, {while_working} of them while it worked, {len(list(folder.glob('units/[!.]*')))} shards")
     assert while_working >= 8
     assert contents(prepare(tmp_path / "p", parts=3).folder) == undisturbed(six, parts=3)
     assert not list(folder.rglob(".*.tmp"))

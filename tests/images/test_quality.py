@@ -1,4 +1,4 @@
-"""Doubt: what is too small, too smooth or too degraded has a reason, plain pictures have none, and damage has none."""
+"""Quality limits: images too small, too smooth or too degraded get a reason, others get none, nor does any tier."""
 
 import numpy as np
 import pytest
