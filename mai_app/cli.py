@@ -22,6 +22,7 @@ from mai_app.config import (
     DemoConfig,
     EvaluateConfig,
     ExportConfig,
+    FuseConfig,
     ModelsConfig,
     PredictConfig,
     PrepareConfig,
@@ -39,6 +40,7 @@ Config = (
     | TwinsConfig
     | TrainConfig
     | SweepConfig
+    | FuseConfig
     | CalibrateConfig
     | EvaluateConfig
     | PredictConfig
@@ -249,6 +251,14 @@ def _sweep(config: SweepConfig) -> int:
     return exit_code(results)
 
 
+def _fuse(config: FuseConfig) -> int:
+    from mai_app.training.fuse import fuse  # noqa: PLC0415
+
+    folder = fuse(config)
+    print(f"done: {folder}. Next: mai evaluate --data {config.data} --model {folder}")
+    return 0
+
+
 def _calibrate(config: CalibrateConfig) -> int:
     from mai_app.evaluation.calibrate import calibrate_checkpoint, text_table  # noqa: PLC0415
 
@@ -346,6 +356,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "twins": Command(TwinsConfig, _twins, on_modal="twins"),
     "train": Command(TrainConfig, _train, on_modal="train"),
     "sweep": Command(SweepConfig, _sweep, on_modal="sweep"),
+    "fuse": Command(FuseConfig, _fuse),
     "calibrate": Command(CalibrateConfig, _calibrate, on_modal="calibrate"),
     "evaluate": Command(EvaluateConfig, _evaluate, on_modal="evaluate"),
     "predict": Command(PredictConfig, _predict, on_modal="predict"),

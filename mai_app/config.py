@@ -13,9 +13,11 @@ SPLITS = ("train", "val", "test")
 CLASSES = ("authentic", "synthetic")
 """Class names by label: authentic = 0, synthetic = 1."""
 
-InputMode = Literal["resize", "crop"]
+InputMode = Literal["resize", "crop", "views"]
 Verdict = Literal["authentic", "unsure", "synthetic"]
-ModelName = Literal["baseline", "traces", "resnet18", "convnext-base"]
+MODEL_NAMES = ("baseline", "traces", "resnet18", "convnext-base")
+"""The networks of MAI's own and torchvision's; every other name is one of timm's."""
+HeadKind = Literal["linear", "mlp"]
 Tier = Literal["clean", "q90", "web", "hard"]
 TIERS: tuple[Tier, ...] = ("clean", "q90", "web", "hard")
 
@@ -69,13 +71,49 @@ class Preprocessing:
     """How an image becomes the network's input; stored with every checkpoint."""
 
     input: InputMode = "resize"
-    """resize: the whole image, stretched to the input's size. crop: native pixels, several crops averaged."""
+    """resize: the whole image, stretched to the input's size. crop: native pixels, several crops averaged. views: the
+    whole image's central square, and native windows."""
     size: int = IMAGE_SIZE
     """Side of the square input, in pixels."""
     crops: int = 5
-    """Crops an image at prediction: the four corners and the centre (5), or the centre alone (1). crop only."""
+    """Native windows an image at prediction: the centre (1), or the four corners, too (5). Not for resize."""
     longest: int = 0
     """Images with a longer side are scaled down to it first, in pixels; 0: never."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a network of views is made of (mai_app/models/views.py); the other networks have none."""
+
+    backbone: str
+    """Name of a timm network."""
+    blocks: tuple[int, ...] = ()
+    """Blocks whose output are the features, from 1; empty: all."""
+    size: int = 224
+    """Side of its square input, in pixels."""
+    head: HeadKind = "linear"
+    traces: bool = False
+    """Whether a TraceNet scores the native windows beside it."""
+
+
+@dataclass(frozen=True)
+class PreparedForm:
+    """How large a prepared set keeps each image's parts; sides in pixels."""
+
+    window: int = 256
+    """Largest side of the windows."""
+    whole: int = 0
+    """Largest side of the whole image's central square; 0: none is kept."""
+
+
+FORM = PreparedForm()
+"""Without views."""
+
+
+def prepared_form(view_size: int) -> PreparedForm:
+    """The form that training with views of this size needs: half as large again leaves room for rescaling; 0: none."""
+    side = view_size * 3 // 2
+    return PreparedForm(window=max(PREPARED_WINDOW, side), whole=side)
 
 
 @dataclass(frozen=True)
@@ -89,8 +127,8 @@ class Splitting:
 
 SPLITTING = Splitting()
 
-PREPARED_WINDOW = 256
-"""Largest side, in pixels, of the windows that a prepared set keeps of an image."""
+PREPARED_WINDOW = PreparedForm.window
+"""Largest side, in pixels, of the windows that a prepared set keeps of an image, unless larger views need more."""
 PREPARED_LONGEST = 512
 """Longest side, in pixels, to which larger images are scaled down for their second window."""
 SMALLEST_CROP = 32
@@ -108,6 +146,8 @@ UNSURE_MIN_IMAGES = 20
 """A side of the unsure band is opened only if at least this many validation images lie beyond it."""
 CALIBRATION_MIN_IMAGES = 20
 """Images of either class that `mai calibrate` needs: with fewer, FPR_CEILING is less than one image."""
+CALIBRATION_MIN_SOURCES = 10
+"""Sources of either class from which on they, and not images, are the unit: redrawing fewer says little."""
 SHOWN_SCORES = (0.01, 0.99)
 """Scores are shown no nearer to 0 and 1: a few hundred validation images can't tell one image of 100 from none."""
 
@@ -164,6 +204,8 @@ class PrepareConfig:
     """Show the table of known sources and exit."""
     name: str = "six"
     """Name of the prepared set, a folder below --prepared."""
+    view_size: int = 0
+    """Keep what `mai train --input views` needs for views of this size in pixels, too: 224 for --recipe views."""
     parts: int | None = None
     """Maximum number of remote files per source, drawn by the seed. Default: the row's."""
     cap: int | None = None
@@ -223,7 +265,7 @@ class TwinsConfig:
     detach: DetachOption = False
 
 
-RecipeName = Literal["traces", "baseline"]
+RecipeName = Literal["traces", "baseline", "views"]
 RECIPES: Final[dict[RecipeName, dict[str, Any]]] = {
     # What the shipped weights were trained with: the defaults of TrainConfig.
     "traces": {},
@@ -239,6 +281,20 @@ RECIPES: Final[dict[RecipeName, dict[str, Any]]] = {
         "ema": 0.0,
         "degrade": False,
     },
+    # Heads on the frozen features of a pretrained network, for the whole image and for native windows.
+    "views": {
+        "model": "vit_small_patch14_dinov2",
+        "start_from": "hub",
+        "input": "views",
+        "blocks": "6,9",
+        "tune": "head",
+        "draws": 2,
+        "epochs": 8,
+        "learning_rate": 1e-3,
+        "source_balance": 1.0,
+        "source_cap": 150,
+        "folds": 5,
+    },
 }
 """By name the settings of `mai train` that differ from its defaults."""
 
@@ -250,17 +306,36 @@ class TrainConfig:
     data: Path
     """Data set: {train,val,test}/{authentic,synthetic}/…, or the two class folders; or a prepared set, or its name."""
     recipe: RecipeName = "traces"
-    """Named settings, which every other option overrides. traces: the best today. baseline: the first MAI exactly."""
+    """Named settings, which every other option overrides. traces: small and fast. views: heads on pretrained features.
+    baseline: the first MAI exactly."""
     name: str = ""
     """Name of the run, a folder below --runs. Default: DATA-MODEL-INPUT."""
-    model: ModelName = "traces"
-    """Network. traces: small, for crops. baseline: the first MAI's. resnet18, convnext-base: torchvision's."""
+    model: str = "traces"
+    """Network. traces: small, for crops. baseline: the first MAI's. resnet18, convnext-base: torchvision's. Any other
+    name is one of timm's, for --input views."""
     start_from: str = ""
-    """Start from these weights: a checkpoint file, a run, a shipped model, or imagenet. Default: random ones."""
-    frozen: bool = False
-    """Train the last layer alone. torchvision's networks only."""
+    """Start from these weights: a checkpoint file, a run, a shipped model, imagenet (torchvision's), or, for timm's
+    networks, hub or a safetensors file. Default: random ones."""
+    tune: str = "all"
+    """What is trained: all; head: the last layer alone; last:N: the last N blocks, too; lora:R: matrices of rank R in
+    every block, too. head for torchvision's and timm's networks, last and lora for timm's."""
     input: InputMode = "crop"
-    """What the network sees. crop: windows of native pixels. resize: the whole image, stretched to 200×200."""
+    """What the network sees. crop: windows of native pixels. resize: the whole image, stretched to 200×200. views: the
+    whole image, unstretched, and native windows."""
+    view_size: int = 224
+    """Side of the views, in pixels. --input views only, as are the next six."""
+    windows: int = 1
+    """Native windows an image at prediction: 1, the centre, or 5, the corners, too."""
+    blocks: str = ""
+    """Blocks of the network whose outputs are the features, as 6,9. Default: all."""
+    head: HeadKind = "linear"
+    """What turns features into a score: a linear layer, or an MLP with one hidden layer."""
+    body_learning_rate: float = 3e-5
+    """Learning rate of what is trained below the head; lower blocks learn more slowly."""
+    draws: int = 0
+    """Degraded versions of each image to train on, the same in every epoch; 0: new ones each time."""
+    cache: bool = True
+    """With --tune head and --draws: compute the features of all draws once, and store them beside the prepared set."""
     crop_size: int = 104
     """Side of the training crops, in pixels; smaller ones train faster. --input crop only."""
     longest: int = 512
@@ -279,6 +354,11 @@ class TrainConfig:
     """Augment training images of both classes alike: JPEG, WebP, rescaling, blur, noise."""
     source_balance: float = 0.5
     """Sampling of sources within a class: 1 draws all alike, 0 all images alike, 0.5 by the root of a source's size."""
+    source_cap: int = 0
+    """Train on at most so many images of a kind of a source, drawn by a fixed seed; 0: on all."""
+    folds: int = 0
+    """Also train so many times without one part of the sources each, score that part, and choose fusion, threshold and
+    unsure band by these scores: they show what sources bring that nobody trained on. 0: no."""
     seed: int = 0
     """Seed of weights, order and crops."""
     device: DeviceOption = "auto"
@@ -299,6 +379,26 @@ class TrainConfig:
 def from_recipe(recipe: RecipeName, data: Path, **settings: Any) -> TrainConfig:
     """The settings of a recipe for a data set, with `settings` in the place of the recipe's own."""
     return TrainConfig(**{"data": data, "recipe": recipe, **RECIPES[recipe], **settings})
+
+
+@dataclass(frozen=True)
+class FuseConfig:
+    """Fuse a run of views and a run of traces, both trained with --folds on the same data, into one model.
+
+    The same command resumes where it was stopped.
+    """
+
+    data: Path
+    """Data set that both were trained on."""
+    views: str
+    """Run of a network of views."""
+    traces: str
+    """Run of traces."""
+    name: str = "fused"
+    """Name of the new model, a folder below --runs."""
+    device: DeviceOption = "auto"
+    runs: RunsOption = RUNS
+    prepared: PreparedOption = PREPARED
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from mai_app.images.decode import SAMPLINGS, Pixels, decode, encode_jpeg
-from mai_app.images.preprocess import mirrored, random_window
+from mai_app.images.preprocess import central_square, mirrored, random_window, resize
 
 Jpegs = npt.NDArray[np.int64]
 """(n, 2): quality, 1 to 100, and index in SAMPLINGS of a training set's JPEG files."""
@@ -44,6 +44,8 @@ QUALITIES: Final = (40, 95)
 """JPEG and WebP quality of that, uniform from and to, both included."""
 STRETCH_SIDES: Final = (0.6, 1.0)
 """Width and height of the part of a stretched image, each uniform from and to, as a share of the whole."""
+SQUARE_SIDES: Final = (0.75, 1.0)
+"""Side of the part of a central square, uniform from and to, as a share of the whole."""
 
 
 def training_crop(window: Pixels, lossy: bool, jpegs: Jpegs, size: int, rng: np.random.Generator) -> Pixels:
@@ -82,6 +84,25 @@ def training_stretch(stretched: Pixels, jpegs: Jpegs, rng: np.random.Generator) 
     box = (x, y, x + part_width, y + part_height)
     part = Image.fromarray(stretched).resize((width, height), Image.Resampling.BILINEAR, box)
     return _flipped(_degrade_randomly(np.asarray(part), jpegs, rng), rng)
+
+
+def training_square(square: Pixels, lossy: bool, jpegs: Jpegs, size: int, rng: np.random.Generator) -> Pixels:
+    """A whole image's central square (n, n, 3) uint8 to a new one (size, size, 3): a random part of it, degraded.
+
+    It is scaled to a random size between its own and the input's first and to the input's after blur, noise and
+    recompression, which are those of training_crop: small pictures on the web have been through that at any size.
+    """
+    side = square.shape[0]
+    part = max(1, round(side * rng.uniform(*SQUARE_SIDES)))
+    y, x = rng.integers(0, side - part + 1, 2).tolist()
+    pixels = square[y : y + part, x : x + part]
+    if not lossy:
+        pixels = _as_jpeg(pixels, *_draw_jpeg(jpegs, rng))
+    between = int(rng.integers(min(part, size), part, endpoint=True))
+    resampling = FILTERS[rng.integers(len(FILTERS))]
+    pixels = np.asarray(Image.fromarray(pixels).resize((between, between), resampling))
+    pixels = _degrade_randomly(pixels, jpegs, rng)
+    return _flipped(resize(central_square(pixels, size), size), rng)
 
 
 def _cut(pixels: Pixels, rng: np.random.Generator) -> Pixels:

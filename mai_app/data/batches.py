@@ -10,13 +10,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mai_app.config import Preprocessing
-from mai_app.data.augment import training_crop, training_stretch
+from mai_app.data.augment import training_crop, training_square, training_stretch
 from mai_app.data.prepared import PreparedSet
 from mai_app.images.decode import Pixels
-from mai_app.images.preprocess import mirrored, random_window, to_inputs
+from mai_app.images.preprocess import central_square, mirrored, random_window, resize, to_inputs
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""Images (n, size, size, 3) uint8 and labels (n,) float32."""
+"""Images (n, size, size, 3) uint8, views of images (n, 2, size, size, 3) uint8 or features of these (n, 2, width)
+float16; and labels (n,) float32."""
 
 Draw = tuple[int, int]
 """An image's number in the prepared set, and the draw's own number, from which its crop is drawn."""
@@ -55,6 +56,15 @@ def draw_epoch(
     return [list(zip(rows[step].tolist(), draws[step].tolist(), strict=True)) for step in range(steps)]
 
 
+def capped(prepared: PreparedSet, rows: npt.NDArray[np.int64], cap: int) -> npt.NDArray[np.int64]:
+    """At most `cap` of the rows of each kind and generator of each source, in their order: those of lowest SHA-256."""
+    table = prepared.table.select(["source", "label", "kind", "generator", "sha256"]).take(rows).to_pydict()
+    groups = defaultdict(list)
+    for at, (*group, sha256) in enumerate(zip(*table.values(), strict=True)):
+        groups[tuple(group)].append((sha256, at))
+    return rows[sorted(at for members in groups.values() for _, at in sorted(members)[:cap])]
+
+
 def _quotas(shares: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Each share rounded down or up so that the sum stays, by systematic sampling: on average exactly the shares."""
     edges = np.floor(np.cumsum(shares) + rng.random())
@@ -63,16 +73,26 @@ def _quotas(shares: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.ND
 
 
 class TrainingImages(Dataset[Batch]):
-    """Draws of a prepared set as batches; each image depends on its draw alone, not on the loader that makes it."""
+    """Draws of a prepared set as batches; each image depends on its draw alone, not on the loader that makes it.
+
+    With `versions` each image has that many degraded versions, the same in every epoch, and a draw is one of them.
+    """
 
     def __init__(
-        self, prepared: PreparedSet, preprocessing: Preprocessing, seed: int, epoch: int, degrade: bool = False
+        self,
+        prepared: PreparedSet,
+        preprocessing: Preprocessing,
+        seed: int,
+        epoch: int,
+        degrade: bool = False,
+        versions: int = 0,
     ) -> None:
         self.prepared = prepared
         self.preprocessing = preprocessing
         self.seed = seed
         self.epoch = epoch
         self.degrade = degrade
+        self.versions = versions
         self.jpegs = prepared.jpegs(prepared.rows("train"))
 
     def __getitems__(self, draws: list[Draw]) -> Batch:
@@ -81,20 +101,39 @@ class TrainingImages(Dataset[Batch]):
         labels = self.prepared.labels[[row for row, _ in draws]]
         return torch.from_numpy(pixels), torch.from_numpy(labels).float()
 
+    def version_of(self, draw: int) -> int:
+        """Which of an image's versions a draw takes."""
+        return int(np.random.default_rng([self.seed, self.epoch, draw]).integers(self.versions))
+
+    def version(self, row: int, version: int) -> Pixels:
+        """One of an image's versions: the network's input of it."""
+        return self._degraded(row, np.random.default_rng([self.seed, 0, version, row]))
+
     def _input(self, row: int, draw: int) -> Pixels:
+        if self.versions:
+            return self.version(row, self.version_of(draw))
+        return self._degraded(row, np.random.default_rng([self.seed, self.epoch, draw]))
+
+    def _degraded(self, row: int, rng: np.random.Generator) -> Pixels:
         size = self.preprocessing.size
-        rng = np.random.default_rng([self.seed, self.epoch, draw])
         if self.preprocessing.input == "resize":
             stretched = self.prepared.stretched(row)
             return training_stretch(stretched, self.jpegs, rng) if self.degrade else stretched
         scaled = self.preprocessing.longest > 0
         window = self.prepared.window(row, scaled)
         if self.degrade:
-            return training_crop(window, self.prepared.lossy(row, scaled), self.jpegs, size, rng)
-        return random_window(mirrored(window, size), size, rng)
+            crop = training_crop(window, self.prepared.lossy(row, scaled), self.jpegs, size, rng)
+        else:
+            crop = random_window(mirrored(window, size), size, rng)
+        if self.preprocessing.input == "crop":
+            return crop
+        whole = self.prepared.whole(row)
+        if self.degrade:
+            return np.stack([training_square(whole, self.prepared.whole_lossy(row), self.jpegs, size, rng), crop])
+        return np.stack([resize(central_square(whole, size), size), crop])
 
 
-def training_batches(images: TrainingImages, batches: list[list[Draw]], workers: int) -> Iterator[Batch]:
+def training_batches(images: Dataset[Batch], batches: list[list[Draw]], workers: int) -> Iterator[Batch]:
     """The batches in their order, made ahead by `workers` processes (0: by this one)."""
     loader = DataLoader(
         images,
@@ -109,17 +148,23 @@ def training_batches(images: TrainingImages, batches: list[list[Draw]], workers:
 def validation_batches(
     prepared: PreparedSet, rows: npt.NDArray[np.int64], preprocessing: Preprocessing, batch_size: int
 ) -> Iterator[Batch]:
-    """The images of the given rows in order, one input each: the whole image, or its window's central crop."""
-    central = Preprocessing(input=preprocessing.input, size=preprocessing.size, crops=1)
+    """The images of the given rows in order, one input each, as undamaged_input makes it."""
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
-        if preprocessing.input == "resize":
-            pixels: Pixels = np.stack([prepared.stretched(row) for row in part])
-        else:
-            pixels = np.concatenate(
-                [to_inputs(prepared.window(row, preprocessing.longest > 0), central) for row in part]
-            )
+        pixels = np.stack([undamaged_input(prepared, row, preprocessing) for row in part])
         yield torch.from_numpy(pixels), torch.from_numpy(prepared.labels[part]).float()
+
+
+def undamaged_input(prepared: PreparedSet, row: int, preprocessing: Preprocessing) -> Pixels:
+    """An image's input for validation: the whole image, its window's central crop, or both as (2, size, size, 3)."""
+    size = preprocessing.size
+    if preprocessing.input == "resize":
+        return prepared.stretched(row)
+    central = Preprocessing(input="crop", size=size, crops=1)
+    crop: Pixels = to_inputs(prepared.window(row, preprocessing.longest > 0), central)[0]
+    if preprocessing.input == "crop":
+        return crop
+    return np.stack([resize(central_square(prepared.whole(row), size), size), crop])
 
 
 def _as_it_is(batch: Any) -> Any:

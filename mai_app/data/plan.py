@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from mai_app.config import CLASSES, NEAR_DUPLICATE_BITS, PREPARED_WINDOW, SPLITTING, PrepareConfig
+from mai_app.config import CLASSES, FORM, NEAR_DUPLICATE_BITS, SPLITTING, PrepareConfig, PreparedForm, prepared_form
 from mai_app.core.files import describe_changes, write_text
 from mai_app.data.layout import Folder, Record, listing_hash, scan
-from mai_app.data.shards import MAX_IMAGE_BYTES, VERSION
+from mai_app.data.shards import VERSION, max_image_bytes
 from mai_app.data.sources import SOURCES, RemoteFile, RetryPolicy, Source
 from mai_app.errors import DataError, SourceError
 
@@ -32,6 +32,7 @@ class RemoteShard:
     file: RemoteFile
     max_images: int | None
     """Maximum number of images taken of it, drawn by the seed."""
+    form: PreparedForm = FORM
 
     @property
     def images(self) -> int:
@@ -48,6 +49,7 @@ class FolderShard:
     prefix: str
     """Stands before the files' names in the manifest, where several sources share it."""
     records: tuple[Record, ...]
+    form: PreparedForm = FORM
 
     @property
     def images(self) -> int:
@@ -69,6 +71,7 @@ class Plan:
     """By source name why it is not in the set."""
     notes: tuple[str, ...] = ()
     """What a person should know of the set."""
+    form: PreparedForm = FORM
 
 
 def choose_sources(config: PrepareConfig) -> list[Source | Folder]:
@@ -107,16 +110,18 @@ def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) ->
     the next time. Raises DataError if the folder was planned with other settings, or a --required source is missing.
     """
     path = folder / "plan.json"
-    written: dict[str, Any] = {"version": VERSION, "seed": config.seed, "sources": {}}
+    form = prepared_form(config.view_size)
+    written: dict[str, Any] = {"version": VERSION, "seed": config.seed, "form": asdict(form), "sources": {}}
     if path.exists():
         try:
             written = json.loads(path.read_text())
-            version, seed = written["version"], written["seed"]
+            version, seed, before_form = written["version"], written["seed"], written.get("form")
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: is damaged ({error}); delete {folder}") from None
         if version != VERSION:
             raise DataError(f"{folder}: of version {version}, this MAI makes {VERSION}; delete it")
         _same_as_planned(folder, "seed", seed, config.seed)
+        _same_as_planned(folder, "--view-size", before_form, asdict(form))
     shards: list[Shard] = []
     flags: dict[str, RemoteShard] = {}
     missing: dict[str, str] = {}
@@ -129,10 +134,10 @@ def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) ->
         before = written["sources"].get(source.name)
         try:
             if isinstance(source, Folder):
-                entry, more = _plan_folder(folder, source, before)
+                entry, more = _plan_folder(folder, source, before, form)
             else:
                 entry = _plan_source(folder, source, before, config.seed, retry_policy)
-                *more, table = _remote_shards(source, entry)
+                *more, table = _remote_shards(source, entry, form)
                 if table:
                     flags[source.name] = table
                 elif source.flags:
@@ -148,19 +153,19 @@ def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) ->
         raise DataError(f"{folder}: none of the sources can be had: {'; '.join(missing.values())}")
     # What is missing now may have been there before: its shards stay.
     write_text(path, json.dumps(written | {"sources": written["sources"] | planned}, indent=1) + "\n")
-    return Plan(tuple(shards), flags, missing, tuple(notes))
+    return Plan(tuple(shards), flags, missing, tuple(notes), form)
 
 
-def plan_folder(data: Path) -> tuple[str, list[FolderShard]]:
-    """The name of a folder's prepared set, which changes when the folder does, and its shards."""
+def plan_folder(data: Path, form: PreparedForm) -> tuple[str, list[FolderShard]]:
+    """The name of a folder's prepared set, which changes when folder or form do, and its shards."""
     records = scan(data)
-    listing = listing_hash(data, records, f"{VERSION} {PREPARED_WINDOW} {NEAR_DUPLICATE_BITS} {SPLITTING}")
-    return f"{data.resolve().name}-{listing[:12]}", list(_folder_shards("", data, records))
+    listing = listing_hash(data, records, f"{VERSION} {form} {NEAR_DUPLICATE_BITS} {SPLITTING}")
+    return f"{data.resolve().name}-{listing[:12]}", list(_folder_shards("", data, records, form))
 
 
 def bytes_needed(shards: list[Shard], jobs: int) -> tuple[int, int]:
     """Estimated bytes on the disk: stored in the end, and of downloads at one time."""
-    stored = sum(shard.images * MAX_IMAGE_BYTES for shard in shards)
+    stored = sum(shard.images * max_image_bytes(shard.form) for shard in shards)
     # A fifth of the files is kept as they are, of val and test.
     stored += sum(shard.images * shard.source.image_bytes // 5 for shard in shards if isinstance(shard, RemoteShard))
     sizes = sorted((shard.file.size for shard in shards if isinstance(shard, RemoteShard)), reverse=True)
@@ -174,7 +179,7 @@ def source_table() -> str:
     for source in SOURCES:
         fetched = source.images * source.image_bytes
         # A fifth of the files is kept, of val and test.
-        stored = source.images * MAX_IMAGE_BYTES + fetched // 5
+        stored = source.images * max_image_bytes(FORM) + fetched // 5
         total_fetched, total_stored = total_fetched + fetched, total_stored + stored
         drawn = [
             f"{source.parts} drawn" if source.parts else "",
@@ -217,7 +222,7 @@ def _plan_source(folder: Path, source: Source, before: Any, seed: int, retry_pol
     return {"row": row, "commit": commit, "files": taken, "flags": asdict(table[0]) if table else None}
 
 
-def _remote_shards(source: Source, entry: dict[str, Any]) -> Iterator[Any]:
+def _remote_shards(source: Source, entry: dict[str, Any], form: PreparedForm) -> Iterator[Any]:
     """A shard a file, and at last that of the table of images to leave out, or None."""
     files = [RemoteFile(**file) for file in entry["files"]]
     for number, file in enumerate(files):
@@ -227,25 +232,28 @@ def _remote_shards(source: Source, entry: dict[str, Any]) -> Iterator[Any]:
             continue
         of_kind = replace(source, container="parquet" if PurePosixPath(file.path).suffix == ".parquet" else "zip")
         name = f"{source.name}--{number:05}-{_slug(file.path)}"
-        yield RemoteShard(name, of_kind, entry["commit"], file, max_images)
+        yield RemoteShard(name, of_kind, entry["commit"], file, max_images, form)
     table = entry["flags"]
     yield RemoteShard(source.name, source, entry["commit"], RemoteFile(**table), None) if table else None
 
 
-def _plan_folder(folder: Path, source: Folder, before: Any) -> tuple[dict[str, Any], list[FolderShard]]:
+def _plan_folder(
+    folder: Path, source: Folder, before: Any, form: PreparedForm
+) -> tuple[dict[str, Any], list[FolderShard]]:
     records = source.records()
     entry = {"folder": str(source.path), "label": source.label, "listing": listing_hash(source.path, records)}
     if before:
         _same_as_planned(folder, f"{source.name}'s label", before["label"], source.label)
         if before["listing"] != entry["listing"]:
             raise DataError(f"{source.path}: has changed since {folder} was planned; choose another --name")
-    return entry, list(_folder_shards(source.name, source.path, records))
+    return entry, list(_folder_shards(source.name, source.path, records, form))
 
 
-def _folder_shards(prefix: str, root: Path, records: list[Record]) -> Iterator[FolderShard]:
+def _folder_shards(prefix: str, root: Path, records: list[Record], form: PreparedForm) -> Iterator[FolderShard]:
     for number, start in enumerate(range(0, len(records), FILES_PER_SHARD)):
         name = f"{prefix}--{number:05}" if prefix else f"{number:05}"
-        yield FolderShard(name, root, f"{prefix}/" if prefix else "", tuple(records[start : start + FILES_PER_SHARD]))
+        part = tuple(records[start : start + FILES_PER_SHARD])
+        yield FolderShard(name, root, f"{prefix}/" if prefix else "", part, form)
 
 
 def _own_source(name: str, label: int | None, files: tuple[str, ...]) -> Source:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mai_app.config import SPLITTING, PrepareConfig, Splitting
+from mai_app.config import FORM, SPLITTING, PrepareConfig, PreparedForm, Splitting
 from mai_app.core.files import locked, write_text
 from mai_app.core.log import bar, say, stop_signals
 from mai_app.core.parallel import ordered_map
@@ -27,21 +27,22 @@ from mai_app.data.sources import RetryPolicy
 from mai_app.errors import DataError, ImageError, SourceError
 
 
-def prepare(data: Path, prepared: Path, workers: int = 2) -> PreparedSet:
+def prepare(data: Path, prepared: Path, workers: int = 2, form: PreparedForm = FORM) -> PreparedSet:
     """The prepared set of a data set's folder, made below `prepared` unless it is there; a prepared set as it is.
 
-    A prepared set may be named by its name alone. Its name carries a hash of the files' names, sizes and times, so
-    that a changed folder is prepared again. Raises DataError for a folder that can't be prepared, KeyboardInterrupt
-    for SIGINT or SIGTERM.
+    A prepared set may be named by its name alone; it keeps the form that it has. Its name carries a hash of the form
+    and of the files' names, sizes and times, so that a changed folder is prepared again.
+
+    Raises DataError for a folder that can't be prepared, KeyboardInterrupt for SIGINT or SIGTERM.
     """
     if found := find_prepared(data, prepared):
         return open_prepared(found)
-    name, shards = plan_folder(data)
+    name, shards = plan_folder(data, form)
     folder = prepared / name
     with _full_disk_as_error(folder), locked(folder, wait=True):
         if not (folder / "prepared.json").is_file():
             write_text(folder / "plan.json", json.dumps({"version": VERSION, "folder": str(data)}) + "\n")
-            _make(folder, Plan(tuple(shards)), SPLITTING, 1, workers, RetryPolicy())
+            _make(folder, Plan(tuple(shards), form=form), SPLITTING, 1, workers, RetryPolicy())
     return open_prepared(folder)
 
 
@@ -96,7 +97,7 @@ def prepare_shard(
     if shard_folder.is_dir():
         return
     if isinstance(shard, FolderShard):
-        write_shard(shard_folder, _folder_items(shard), splitting, False, on_image, workers)
+        write_shard(shard_folder, _folder_items(shard), splitting, False, on_image, workers, shard.form)
         return
     from mai_app.data.hub import download  # noqa: PLC0415 - a folder needs no Hub
 
@@ -105,9 +106,8 @@ def prepare_shard(
         path = download(shard.source.repository, shard.file, shard.commit, fetched, policy, on_bytes)
         names = _names(shard.source.name, folder)
         excluded = frozenset(names.read_text(encoding="utf-8").splitlines() if names.exists() else ())
-        write_shard(
-            shard_folder, _remote_items(shard, path, splitting.seed, excluded), splitting, True, on_image, workers
-        )
+        items = _remote_items(shard, path, splitting.seed, excluded)
+        write_shard(shard_folder, items, splitting, True, on_image, workers, shard.form)
     finally:
         shutil.rmtree(fetched, ignore_errors=True)
 
@@ -169,7 +169,7 @@ def _make(
             shutil.rmtree(downloads, ignore_errors=True)
     for note in plan.notes:
         say(note)
-    join_shards(folder, plan.missing | dict(sorted(failed.items())), plan.notes, splitting)
+    join_shards(folder, plan.missing | dict(sorted(failed.items())), plan.notes, splitting, plan.form)
 
 
 def _advance(progress: "tqdm[Any]", stopped: Callable[[], bool]) -> Callable[[int], None]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mai_app.config import CLASSES, IMAGE_SIZE
+from mai_app.config import CLASSES, IMAGE_SIZE, PreparedForm
 from mai_app.data.augment import Jpegs
 from mai_app.data.shards import MANIFEST, STRETCHED_BYTES, VERSION, read_table
 from mai_app.errors import DataError
@@ -40,6 +40,8 @@ class PreparedSet:
         self._at = table["at"].to_numpy()
         self._windows = np.stack([table[f"window_{side}"].to_numpy() for side in ("height", "width")], axis=1)
         self._scaled = np.stack([table[f"scaled_{side}"].to_numpy() for side in ("height", "width")], axis=1)
+        self._whole = table["whole"].to_numpy()
+        self._shorter_sides = np.minimum(table["height"].to_numpy(), table["width"].to_numpy())
         self.original_bytes: npt.NDArray[np.int64] = table["original_bytes"].to_numpy()
         shards = table["unit"].combine_chunks().dictionary_encode()
         self._shard_of, self._shards = shards.indices.to_numpy(), shards.dictionary.to_pylist()
@@ -56,6 +58,11 @@ class PreparedSet:
     def fingerprint(self) -> str:
         """SHA-256 over all images' pixels, labels, splits and sources: names the data that a model was trained on."""
         return str(self.facts["fingerprint"])
+
+    @property
+    def form(self) -> PreparedForm:
+        """How large it keeps each image's parts."""
+        return PreparedForm(**self.facts.get("form", {}))
 
     @property
     def sources(self) -> list[str]:
@@ -75,7 +82,7 @@ class PreparedSet:
         return self._bytes(row, 0, STRETCHED_BYTES).reshape(IMAGE_SIZE, IMAGE_SIZE, 3)
 
     def window(self, row: int, scaled: bool = False) -> Pixels:
-        """The image's window of native pixels, (≤ 256, ≤ 256, 3) uint8, a view.
+        """The image's window of native pixels, (≤ form.window, ≤ form.window, 3) uint8, a view.
 
         With `scaled` of the image scaled down first, by Lanczos to PREPARED_LONGEST, if it is larger than that.
         """
@@ -84,13 +91,23 @@ class PreparedSet:
         start = STRETCHED_BYTES + _size(self._windows[row])
         return self._bytes(row, start, _size(self._scaled[row])).reshape(*self._scaled[row], 3)
 
+    def whole(self, row: int) -> Pixels:
+        """The whole image's central square, scaled down to form.whole if it is larger: (n, n, 3) uint8, a view."""
+        side = int(self._whole[row])
+        start = STRETCHED_BYTES + _size(self._windows[row]) + _size(self._scaled[row])
+        return self._bytes(row, start, 3 * side * side).reshape(side, side, 3)
+
     def lossy(self, row: int, scaled: bool = False) -> bool:
         """Whether the window's pixels come from lossy coding as they are: scaling down leaves little of its traces."""
         return bool(self._lossy[row]) and not (scaled and self._scaled[row].any())
 
+    def whole_lossy(self, row: int) -> bool:
+        """Whether the central square's pixels come from lossy coding as they are, not scaled down."""
+        return bool(self._lossy[row]) and int(self._whole[row]) == int(self._shorter_sides[row])
+
     def original(self, row: int) -> bytes:
         """The image's own file, where the set keeps it; else no bytes."""
-        start = STRETCHED_BYTES + _size(self._windows[row]) + _size(self._scaled[row])
+        start = STRETCHED_BYTES + _size(self._windows[row]) + _size(self._scaled[row]) + 3 * int(self._whole[row]) ** 2
         return self._bytes(row, start, int(self.original_bytes[row])).tobytes()
 
     def jpegs(self, rows: npt.NDArray[np.int64]) -> Jpegs:
@@ -139,9 +156,12 @@ def open_prepared(folder: Path) -> PreparedSet:
         raise DataError(f"{folder}: is not complete; the command that began it (mai prepare, mai train) carries on")
     try:
         facts = json.loads((folder / "prepared.json").read_text())
-        if facts["version"] != VERSION:
+        if facts["version"] not in (3, VERSION):
             raise DataError(f"{folder}: of version {facts['version']}, this MAI reads {VERSION}; delete it")
-        table = read_table(folder / "manifest.csv", MANIFEST)
+        columns = {name: kind for name, kind in MANIFEST.items() if name != "whole" or facts["version"] == VERSION}
+        table = read_table(folder / "manifest.csv", columns)
+        if "whole" not in columns:
+            table = table.append_column("whole", pa.array([0] * table.num_rows, pa.int64()))
         for shard, size in facts["units"].items():
             if (folder / "units" / shard / "pixels.u8").stat().st_size != size:
                 raise ValueError(f"{shard} is not as long as it was")

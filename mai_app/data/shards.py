@@ -2,8 +2,9 @@
 
 A shard is a folder with
     pixels.u8       one image after another: the whole image stretched to (200, 200, 3) uint8, its window of native
-                    pixels (≤ 256, ≤ 256, 3) uint8, the same of the image scaled down if a side is over 512 pixels,
-                    and, of images that may be tested on, their file's own bytes
+                    pixels (≤ window, ≤ window, 3) uint8, the same of the image scaled down if a side is over 512
+                    pixels, the whole image's central square (≤ whole, ≤ whole, 3) uint8, where the form has one, and,
+                    of images that may be tested on, their file's own bytes
     index.csv       one row per image: where it came from, how its file stored it, where its pixels lie
     refused.jsonl   one row per file that could not be decoded
 """
@@ -14,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -22,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from mai_app.config import IMAGE_SIZE, PREPARED_LONGEST, PREPARED_WINDOW, Splitting
+from mai_app.config import FORM, IMAGE_SIZE, PREPARED_LONGEST, PreparedForm, Splitting
 from mai_app.core.files import replacing, sync_folder, write_text
 from mai_app.core.log import say
 from mai_app.core.parallel import ordered_map
@@ -30,11 +31,9 @@ from mai_app.data.dedup import assign_splits, group_images, held_out_alone, perc
 from mai_app.data.layout import Record
 from mai_app.errors import DataError, ImageError
 from mai_app.images.decode import Pixels, decode, read_file
-from mai_app.images.preprocess import random_window, resize, shrink
+from mai_app.images.preprocess import central_square, random_window, resize, shrink
 
 STRETCHED_BYTES: Final = IMAGE_SIZE * IMAGE_SIZE * 3
-MAX_IMAGE_BYTES: Final = STRETCHED_BYTES + 2 * PREPARED_WINDOW * PREPARED_WINDOW * 3
-"""Maximum number of bytes of pixels stored per image."""
 
 COLUMNS: Final = {
     "file": pa.string(),
@@ -58,11 +57,14 @@ COLUMNS: Final = {
     "window_width": pa.int64(),
     "scaled_height": pa.int64(),
     "scaled_width": pa.int64(),
+    "whole": pa.int64(),
     "original_bytes": pa.int64(),
 }
 """Columns of index.csv. sha256 is that of the decoded pixels, phash the perceptual hash in hexadecimal (0: none).
-window_… is the shape of the native window, scaled_… that of the scaled image's: 0 for images that are small enough."""
-VERSION: Final = 3
+window_… is the shape of the native window, scaled_… that of the scaled image's: 0 for images that are small enough;
+whole is the side of the central square, 0 where none is kept."""
+VERSION: Final = 4
+"""4 added the central square; complete sets of 3 are read."""
 MANIFEST: Final = {"split": pa.string(), "left_out": pa.string(), "group": pa.string(), "unit": pa.string(), **COLUMNS}
 """Columns of manifest.csv: the shards' own, and split (empty where left out), left_out (why), group and shard."""
 
@@ -73,6 +75,11 @@ class Item:
 
     record: Record
     content: bytes | Path | ImageError
+
+
+def max_image_bytes(form: PreparedForm) -> int:
+    """Maximum number of bytes of pixels stored per image."""
+    return STRETCHED_BYTES + 3 * (2 * form.window**2 + form.whole**2)
 
 
 def pixel_hash(pixels: Pixels) -> str:
@@ -89,6 +96,7 @@ def write_shard(
     keep_originals: bool,
     on_image: Callable[[], None] = lambda: None,
     workers: int = 2,
+    form: PreparedForm = FORM,
 ) -> None:
     """Decode and store the items, in their order, as the folder, which appears when all of it is on the disk.
 
@@ -97,7 +105,7 @@ def write_shard(
     """
 
     def work(item: Item) -> tuple[dict[str, Any], list[bytes]] | dict[str, str]:
-        return _decode(item, splitting, keep_originals)
+        return _decode(item, splitting, keep_originals, form)
 
     unfinished = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -129,7 +137,7 @@ def write_shard(
 
 
 def _decode(
-    item: Item, splitting: Splitting, keep_originals: bool
+    item: Item, splitting: Splitting, keep_originals: bool, form: PreparedForm
 ) -> tuple[dict[str, Any], list[bytes]] | dict[str, str]:
     """An image's row and what is stored of it; or why it is rejected."""
     record = item.record
@@ -146,11 +154,12 @@ def _decode(
     height, width = image.pixels.shape[:2]
     # The windows depend on the pixels and the seed alone, not on the order of things.
     seeds = [splitting.seed, int(sha256[:16], 16)]
-    window = random_window(image.pixels, PREPARED_WINDOW, np.random.default_rng(seeds))
+    window = random_window(image.pixels, form.window, np.random.default_rng(seeds))
     scaled = image.pixels[:0, :0]
     if max(height, width) > PREPARED_LONGEST:
         small = shrink(image.pixels, PREPARED_LONGEST)
-        scaled = random_window(small, PREPARED_WINDOW, np.random.default_rng(seeds))
+        scaled = random_window(small, form.window, np.random.default_rng(seeds))
+    whole = central_square(image.pixels, form.whole) if form.whole else image.pixels[:0, :0]
     stretched = resize(image.pixels, IMAGE_SIZE)
     original = data if keep_originals and held_out_alone(sha256, splitting) else b""
     row = {
@@ -174,9 +183,10 @@ def _decode(
         "window_width": window.shape[1],
         "scaled_height": scaled.shape[0],
         "scaled_width": scaled.shape[1],
+        "whole": whole.shape[0],
         "original_bytes": len(original),
     }
-    return row, [stretched.tobytes(), window.tobytes(), scaled.tobytes(), original]
+    return row, [stretched.tobytes(), window.tobytes(), scaled.tobytes(), whole.tobytes(), original]
 
 
 def _sync(*streams: IO[Any]) -> None:
@@ -185,7 +195,9 @@ def _sync(*streams: IO[Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def join_shards(folder: Path, missing: dict[str, str], notes: tuple[str, ...], splitting: Splitting) -> None:
+def join_shards(
+    folder: Path, missing: dict[str, str], notes: tuple[str, ...], splitting: Splitting, form: PreparedForm
+) -> None:
     """Group and split what the shards hold, and write the manifest; prepared.json comes last."""
     (folder / "prepared.json").unlink(missing_ok=True)
     names = sorted(path.name for path in (folder / "units").glob("[!.]*"))
@@ -226,6 +238,7 @@ def join_shards(folder: Path, missing: dict[str, str], notes: tuple[str, ...], s
         "missing": missing,
         "notes": notes,
         "seed": splitting.seed,
+        "form": asdict(form),
         "units": {name: (folder / "units" / name / "pixels.u8").stat().st_size for name in names},
         "fingerprint": _fingerprint(table),
     }

@@ -52,6 +52,7 @@ def calibrate_checkpoint(config: CalibrateConfig) -> tuple[Path, Calibration]:
         np.array([row["label"] for row in judged]),
         {tier: np.array([row["doubts"][tier] is not None for row in judged]) for tier in TIERS},
         config.data.resolve().name,
+        [row["source"] for row in judged],
     )
     if load_checkpoint(path).sha256 != checkpoint.sha256:
         raise CheckpointError(f"{path}: was changed meanwhile, perhaps by its training; calibrate it once that is done")

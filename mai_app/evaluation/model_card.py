@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,7 @@ from mai_app.core.files import write_text
 from mai_app.errors import CheckpointError, DataError
 from mai_app.evaluation.model_card_figures import Report, data_name, escape, markdown_table, results_section
 from mai_app.models.checkpoint import Checkpoint, load_checkpoint
-from mai_app.models.description import training_flags
+from mai_app.models.description import CheckpointInfo, training_flags
 from mai_app.models.registry import find_checkpoint, name_of
 
 KEYS: Final = {
@@ -139,19 +139,42 @@ def _training(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     info, how = checkpoint.info, checkpoint.info.preprocessing
     numbers = sum(parameter.numel() for parameter in checkpoint.network.parameters())
     views = f"up to {how.crops} crops of native pixels, their logits averaged" if how.crops > 1 else "one native crop"
-    seen = views if how.input == "crop" else "the whole image, stretched"
-    yield "network", f"{escape(info.model)}: {NETWORKS[info.model]}; {numbers:,} parameters"
+    windows = "five native windows" if how.crops > 1 else "one native window, the centre"
+    seen = {
+        "crop": views,
+        "resize": "the whole image, stretched",
+        "views": f"the whole image's central square, scaled to it, and {windows}",
+    }[how.input]
+    yield "network", f"{escape(info.model)}: {_network_words(info)}; {numbers:,} parameters"
     yield "file", f"safetensors, {checkpoint.path.stat().st_size / 1e6:.1f} MB, SHA-256 `{checkpoint.sha256}`"
     scaled = f", of images scaled down to {how.longest} pixels where a side is longer" if how.longest else ""
     yield "sees", f"{how.size}×{how.size} pixels: {seen}{scaled}"
     yield "trained on", f"{escape(info.data)} (fingerprint `{info.data_fingerprint[:12]}`)"
-    yield "epochs", f"{info.epoch} behind these weights, the ones of least validation loss ({info.val_loss:.4f})"
-    settings = ((name.replace("_", " "), value) for name, value in sorted(info.training.items()))
+    chosen = "the last" if info.training.get("folds") else "the ones of least validation loss"
+    yield "epochs", f"{info.epoch} behind these weights, {chosen} (validation loss {info.val_loss:.4f})"
+    settings = (
+        (name.replace("_", " "), value)
+        for name, value in sorted(info.training.items())
+        if not isinstance(value, Mapping)  # those of a fused model's traces
+    )
     yield (
         "settings",
         ", ".join(f"{escape(name)} {escape(value)}" for name, value in settings if value != ""),
     )
     yield "trained by", f"MAI {escape(info.mai_version)}"
+
+
+def _network_words(info: CheckpointInfo) -> str:
+    """What kind of network it is, in words."""
+    if (built := info.architecture) is None:
+        return NETWORKS[info.model]
+    blocks = f"blocks {', '.join(map(str, built.blocks))}" if built.blocks else "all blocks"
+    head = "a linear layer" if built.head == "linear" else "an MLP"
+    fused = "; a TraceNet, which sees small neighbourhoods of native pixels, scores the windows, too" * built.traces
+    return (
+        f"timm's network of that name, pretrained; {head} for the whole image and one for native windows on the "
+        f"features of {blocks}, their scores weighted and added{fused}"
+    )
 
 
 def _calibration(checkpoint: Checkpoint) -> Iterator[str]:

@@ -31,8 +31,8 @@ TRAIN_FILES: Final = 1000
 least this many, under twice as many."""
 
 Row = dict[str, Any]
-"""An image's record and its part: judged, train, refused or other. If judged, also logits and doubts by tier and file
-properties by tier; if train, the properties; if refused or other, the reason."""
+"""An image's record and its part: judged, train, refused or other. If judged, also logits and doubts by tier, the
+views' logits where there are several, and file properties by tier; if train, the properties; else the reason."""
 Look = Callable[[Record], tuple[Row, list[Pixels]]]
 """Makes of an image its row, without logits, and the network's inputs: one for each name in the row's `doubts`."""
 
@@ -146,7 +146,10 @@ def score_records(
     with progress, path.open("ab") as stream:
         for row, inputs in ordered_map(look, todo, workers):
             if inputs:
-                row["logits"] = dict(zip(row["doubts"], detector.logits(inputs).tolist(), strict=True))
+                columns = detector.view_logits(inputs)
+                row["logits"] = dict(zip(row["doubts"], detector.fuse(columns).tolist(), strict=True))
+                if columns.shape[1] > 1:
+                    row["views"] = dict(zip(row["doubts"], columns.tolist(), strict=True))
             append_rows(stream, [row])
             rows.append(row)
             progress.update()

@@ -16,18 +16,22 @@ def to_inputs(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:
     """The network's inputs for one image: (height, width, 3) uint8 to (n, size, size, 3) uint8.
 
     resize gives one input, the whole image stretched; crop gives up to `crops` native windows (corners and
-    centre, equal ones once), whose logits are to be averaged. Images larger than `longest` are scaled down to it first.
+    centre, equal ones once), whose logits are to be averaged; views gives the whole image's central square and then
+    exactly `crops` such windows, for one logit. Images larger than `longest` are scaled down to it first.
     """
     size = preprocessing.size
     pixels = shrink(pixels, preprocessing.longest or None)
     if preprocessing.input == "resize":
         return resize(pixels, size)[None]
+    whole = [resize(central_square(pixels, size), size)] if preprocessing.input == "views" else []
     pixels = mirrored(pixels, size)
     height, width = pixels.shape[:2]
     bottom, right = height - size, width - size
     corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)] if preprocessing.crops > 1 else []
-    positions = dict.fromkeys([(bottom // 2, right // 2), *corners])
-    return np.stack([pixels[y : y + size, x : x + size] for y, x in positions])
+    positions = [(bottom // 2, right // 2), *corners]
+    if preprocessing.input == "crop":
+        positions = list(dict.fromkeys(positions))
+    return np.stack([*whole, *(pixels[y : y + size, x : x + size] for y, x in positions)])
 
 
 def input_notes(height: int, width: int, preprocessing: Preprocessing) -> tuple[str, ...]:
@@ -35,13 +39,29 @@ def input_notes(height: int, width: int, preprocessing: Preprocessing) -> tuple[
     size = preprocessing.size
     if min(height, width) >= size:
         return ()
-    how = "enlarged" if preprocessing.input == "resize" else "continued by mirroring"
+    how = {"resize": "enlarged", "crop": "continued by mirroring", "views": "enlarged and continued by mirroring"}[
+        preprocessing.input
+    ]
     return (f"{width}×{height} pixels, smaller than {size}×{size}: {how}, less reliable",)
 
 
 def resize(pixels: Pixels, size: int) -> Pixels:
     """(height, width, 3) stretched to (size, size, 3) uint8: bilinear, with antialiasing where it shrinks."""
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def central_square(pixels: Pixels, side: int) -> Pixels:
+    """The central square of (height, width, 3) uint8, scaled down to (side, side, 3) if it is larger; never up.
+
+    It is cut before it is scaled, so that nothing is stretched and nothing outside it is computed.
+    """
+    height, width = pixels.shape[:2]
+    across = min(height, width)
+    y, x = (height - across) // 2, (width - across) // 2
+    square = pixels[y : y + across, x : x + across]
+    if across <= side:
+        return square
+    return np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.BICUBIC))
 
 
 def shrink(pixels: Pixels, longest: int | None) -> Pixels:
@@ -75,8 +95,11 @@ def random_window(pixels: Pixels, size: int, rng: np.random.Generator) -> Pixels
 
 
 def to_floats(images: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
-    """The network's input of a batch: (n, size, size, 3) uint8 to (n, 3, size, size) float32 in [0, 1].
+    """The network's input of a batch: (…, size, size, 3) uint8 to (…, 3, size, size) float32 in [0, 1].
 
-    The memory's order stays as it is, which torch calls channels-last: convolutions on processors want it so.
+    The memory's order stays as it is, which torch calls channels-last: convolutions on processors want it so. What is
+    no pixels but features already, floats, comes back as float32.
     """
-    return images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+    if images.is_floating_point():
+        return images.to(device, non_blocking=True).float()
+    return images.to(device, non_blocking=True).movedim(-1, -3).float().div_(255)

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from mai_app.config import RUNS, SHOWN_SCORES, Verdict
-from mai_app.core.device import choose_device
+from mai_app.core.device import choose_device, choose_precision
 from mai_app.core.parallel import ordered_map
 from mai_app.errors import ImageError
 from mai_app.evidence.statements import Evidence
@@ -20,6 +21,7 @@ from mai_app.images.quality import unjudgeable_reason
 from mai_app.inference.prediction import ImageFacts, ModelFacts, Prediction, model_facts
 from mai_app.models.checkpoint import Checkpoint, load_checkpoint
 from mai_app.models.registry import find_checkpoint, name_of
+from mai_app.models.views import ViewsNet
 
 ImageInput = str | Path | tuple[str, bytes] | ImageError
 """A file's path, or a name with a file's bytes; an ImageError becomes the row that reports it."""
@@ -47,6 +49,9 @@ class Detector:
         self.info = checkpoint.info
         self.device = device
         self._network = checkpoint.network.to(device).to(memory_format=torch.channels_last)
+        self._views = isinstance(checkpoint.network, ViewsNet)
+        # A pretrained body costs seconds; what half precision moves is less than two decimals of a score show.
+        self._precision = choose_precision("auto" if self._views else "float32", device)
 
     @property
     def facts(self) -> ModelFacts:
@@ -82,18 +87,30 @@ class Detector:
 
     def logits(self, inputs: Sequence[Pixels]) -> npt.NDArray[np.float64]:
         """Logits (n,), one an image: inputs are (k, size, size, 3) uint8 each; an image's k logits are averaged."""
+        return self.fuse(self.view_logits(inputs))
+
+    def view_logits(self, inputs: Sequence[Pixels]) -> npt.NDArray[np.float64]:
+        """Logits (n, columns): of a network of views those that it fuses, of others the image's one."""
         if not inputs:
-            return np.empty(0)
-        pixels = torch.from_numpy(np.concatenate(inputs))
+            return np.empty((0, 1))
+        run = cast("ViewsNet", self._network).view_logits if self._views else self._network
+        pixels = torch.from_numpy(np.stack(inputs) if self._views else np.concatenate(inputs))
         # On a CPU larger batches only overflow its caches.
         at_a_time = 8 if self.device.type == "cpu" else 256
-        with torch.inference_mode():
-            parts = [
-                self._network(to_floats(part, self.device)).double().cpu() for part in torch.split(pixels, at_a_time)
-            ]
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, self._precision == "bfloat16"):
+            parts = [run(to_floats(part, self.device)).double().cpu() for part in torch.split(pixels, at_a_time)]
         logits = torch.cat(parts).numpy()
+        if self._views:
+            return logits
         ends = np.cumsum([len(part) for part in inputs])
-        return np.array([part.mean() for part in np.split(logits, ends[:-1])])
+        return np.array([[part.mean()] for part in np.split(logits, ends[:-1])])
+
+    def fuse(self, columns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Logits (n,) of an image from those (n, columns) of its views."""
+        if not self._views:
+            return columns[:, 0]
+        weights = cast("ViewsNet", self._network).fusion.double().cpu().numpy()
+        return np.asarray(columns @ weights[:-1] + weights[-1])
 
     def p_synthetic(self, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Calibrated scores (n,) in [0, 1] of logits (n,); a Prediction shows them clipped to SHOWN_SCORES."""

@@ -1,6 +1,7 @@
 """ONNX export: a checkpoint as a file whose metadata say how to run it, checked against torch before it is written."""
 
 import json
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -44,6 +45,14 @@ _CROPPING: Final = {
 }
 
 
+_VIEWING: Final = {
+    "views": "size x size each: first the whole image's central square, scaled down to size if it is larger (Pillow's "
+    "BICUBIC) and up if it is smaller (BILINEAR), then the windows, of which equal ones are kept",
+    "windows": _CROPPING["windows"].partition(";")[0],
+    "smaller": _CROPPING["smaller"],
+}
+
+
 @dataclass(frozen=True)
 class Exported:
     """An ONNX file that was written, and how far it is from the checkpoint that it was made of."""
@@ -66,8 +75,9 @@ class Exported:
 def export(config: ExportConfig) -> Exported:
     """Write a model as ONNX, in one file, after a check that ONNX Runtime gives the scores that torch gives.
 
-    Input "pixels": float32 (n, 3, height, width), RGB in [0, 1]; n is free, height and width are for traces. Output
-    "logits": float32 (n,). The file's metadata, JSON texts, say how an image becomes pixels and a logit a verdict.
+    Input "pixels": float32 (n, 3, height, width), RGB in [0, 1]; n is free, height and width are for traces. Of a
+    network of views it is (n, views, 3, size, size). Output "logits": float32 (n,).
+    The file's metadata, JSON texts, say how an image becomes pixels and a logit a verdict.
 
     Raises MaiError where the extra `export` is not installed, scores differ by over SCORE_TOLERANCE, or the file can't
     be written; CheckpointError for the model.
@@ -84,7 +94,7 @@ def export(config: ExportConfig) -> Exported:
     data = model.SerializeToString()
 
     size = checkpoint.info.preprocessing.size
-    sizes = tuple(case for case in _CHECKED if any_size or case[1:] == (size, size))
+    sizes = _CHECKED if any_size else tuple((count, size, size) for count in (1, 2, 5))
     logits, scores = _differences(checkpoint, data, onnxruntime, sizes)
     if not scores <= SCORE_TOLERANCE:  # not a number is no pass
         raise MaiError(
@@ -102,7 +112,11 @@ def metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     """What an exported file says about itself, as plain values by name."""
     info, fit = checkpoint.info, checkpoint.info.calibration
     how = info.preprocessing
-    making = _STRETCHING if how.input == "resize" else {"crops": how.crops, **_CROPPING}
+    making: dict[str, Any] = {
+        "resize": _STRETCHING,
+        "crop": {"crops": how.crops, **_CROPPING},
+        "views": {"crops": how.crops, **_VIEWING},
+    }[how.input]
     return {
         "model": name_of(checkpoint.path),
         "network": info.model,
@@ -119,7 +133,8 @@ def metadata(checkpoint: Checkpoint) -> dict[str, Any]:
             **making,
             "scale": "1/255",
         },
-        "score": "p_synthetic = 1 / (1 + exp(-logit / temperature)); logit: the mean over the image's windows",
+        "score": "p_synthetic = 1 / (1 + exp(-logit / temperature)); logit: "
+        + ("one for all views of an image" if how.input == "views" else "the mean over the image's windows"),
         "temperature": fit.temperature,
         "threshold": fit.threshold,
         "unsure_band": [fit.unsure_low, fit.unsure_high],
@@ -154,11 +169,17 @@ def _tools() -> tuple[ModuleType, ModuleType]:
     return onnx, onnxruntime
 
 
+def _views(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The axis of views between images and colours, for networks that have one: the whole image and its windows."""
+    how = checkpoint.info.preprocessing
+    return (1 + how.crops,) if how.input == "views" else ()
+
+
 def _translated(checkpoint: Checkpoint, any_size: bool) -> Any:
     """The network as an ONNX model, an onnx.ModelProto, without paths of this machine."""
-    size = checkpoint.info.preprocessing.size
+    size, views = checkpoint.info.preprocessing.size, _views(checkpoint)
     # Two images and odd sides: what the exporter sees only once, or only as 1, it takes for fixed.
-    example = torch.zeros(2, 3, *((137, 251) if any_size else (size, size)))
+    example = torch.zeros(2, *views, 3, *((137, 251) if any_size else (size, size)))
     names = {0: "n", 2: "height", 3: "width"} if any_size else {0: "n"}
     shapes = {axis: torch.export.Dim(name, min=1) for axis, name in names.items()}
     with warnings.catch_warnings():
@@ -196,7 +217,9 @@ def _differences(
     logits, scores = [], []
     images = _images()
     for count, height, width in sizes:
-        pixels = torch.stack([next(images)(height, width) for _ in range(count)])
+        views = _views(checkpoint)
+        made = [next(images)(height, width) for _ in range(count * math.prod(views))]
+        pixels = torch.stack(made).reshape(count, *views, 3, height, width)
         with torch.inference_mode():
             ours = checkpoint.network(pixels).double().numpy()
         theirs = session.run(["logits"], {"pixels": pixels.numpy()})[0].astype(np.float64)

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mai_app.core.files import write_bytes
 from mai_app.errors import ImageError, MaiError
 from mai_app.images.decode import Pixels, decode
-from mai_app.images.preprocess import mirrored, resize, shrink, to_floats
+from mai_app.images.preprocess import mirrored, resize, shrink, to_floats, to_inputs
 from mai_app.inference.detector import Detector
 from mai_app.inference.prediction import Prediction
 from mai_app.models.calibration import sigmoid
@@ -47,6 +47,7 @@ _TILE: Final = 32  # patches a side that are computed at a time: 512 pixels
 _HALO: Final = 2  # patches around a tile: a patch sees 14 pixels beyond its own 16, so that 32 are enough
 _ENDING: Final = ".heatmap.png"
 _PATCH: Final = 40  # pixels a side of the grey patch, on the stretched image
+_PARTS: Final = 8  # parts a side, each covered with its neighbours, of an image that is scored in views
 _GREY: Final = 128
 _SMALLEST: Final = 512  # pixels; smaller pictures are enlarged by a whole factor, to be seen beside their scale
 _WORDS: Final = {
@@ -85,7 +86,8 @@ def heatmap(detector: Detector, pixels: Pixels) -> Heatmap:
     occlusion: for other networks with --input resize, which score the image as a whole. A grey patch of a fifth of the
     image's sides is moved over it by half its side; a cell's value is how far the logit falls where the patches over it
     lie, on average. Above 0: with this part the image looks more synthetic than without it. These values are
-    differences, so that their mean is no score.
+    differences, so that their mean is no score. For --input views the patch is a quarter of the image's sides and
+    lies on the image itself, of which all views are then made; what no view shows stays at 0.
 
     Images larger than the model's `longest` are scaled down first, smaller ones than the input continued by mirroring,
     or enlarged, as for the score; only cells of the image are given. Besides the image it takes the memory of a tile of
@@ -96,6 +98,10 @@ def heatmap(detector: Detector, pixels: Pixels) -> Heatmap:
     scores_patches = hasattr(detector.checkpoint.network, "patch_logits")
     shows: Shows = "patches" if scores_patches else "windows" if how.input == "crop" else "occlusion"
     shrunk = shrink(pixels, how.longest or None)
+    if how.input == "views":
+        logits = _occluded_views(detector, pixels)
+        values = (logits / detector.info.calibration.temperature).astype(np.float32)
+        return Heatmap(values, (height / _PARTS, width / _PARTS), width, height, shows)
     seen = mirrored(shrunk, how.size) if how.input == "crop" else resize(pixels, how.size)
     if shows == "patches":
         logits, side = _patches(detector, seen), _CELL
@@ -155,6 +161,19 @@ def _occlusion(detector: Detector, pixels: Pixels) -> npt.NDArray[np.float64]:
         covered.append(one[None])
     whole, *without = detector.logits([pixels[None], *covered])
     return _by_cell(whole - np.reshape(without, (len(starts), len(starts))))
+
+
+def _occluded_views(detector: Detector, pixels: Pixels) -> npt.NDArray[np.float64]:
+    """How far the logit falls where a quarter of the image's sides is grey, for each of _PARTS × _PARTS cells."""
+    how = detector.info.preprocessing
+    rows, columns = (np.linspace(0, side, _PARTS + 1).astype(int) for side in pixels.shape[:2])
+    without = []
+    for y, x in product(range(_PARTS - 1), range(_PARTS - 1)):
+        one = pixels.copy()
+        one[rows[y] : rows[y + 2], columns[x] : columns[x + 2]] = _GREY
+        without.append(detector.logits([to_inputs(one, how)])[0])
+    (whole,) = detector.logits([to_inputs(pixels, how)])
+    return _by_cell(whole - np.reshape(without, (_PARTS - 1, _PARTS - 1)))
 
 
 def _by_cell(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

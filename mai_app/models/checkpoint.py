@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from mai_app.core.files import write_bytes
-from mai_app.errors import CheckpointError
+from mai_app.errors import CheckpointError, RunError
 from mai_app.models.description import CheckpointInfo, info_document, parse_info
-from mai_app.models.networks import MODELS
+from mai_app.models.views import build_network
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,13 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, network: nn.Module, info: CheckpointInfo) -> None:
     """Write network and info to one safetensors file, whole or not at all; equal content gives equal bytes."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {name: _stored(name, tensor.detach().cpu()) for name, tensor in network.state_dict().items()}
     write_bytes(path, safetensors.torch.save(tensors, metadata={"mai": info_document(info)}))
+
+
+def _stored(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as the file holds it: pretrained bodies in half precision, which moves no score that is shown."""
+    return (tensor.half() if name.startswith("body.") and tensor.is_floating_point() else tensor).contiguous()
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -52,7 +57,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (safetensors.SafetensorError, ValueError, KeyError) as error:  # KeyError: numbers that torch does not have
         raise CheckpointError(f"{path}: truncated, or no safetensors file ({error}); copy or train it anew") from None
     info = parse_info(path, (header.get("__metadata__") or {}).get("mai"))
-    network = MODELS[info.model]()
+    try:
+        network = build_network(info.model, info.architecture)
+    except RunError as error:
+        raise CheckpointError(f"{path}: its network can't be built ({error})") from None
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

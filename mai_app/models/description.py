@@ -10,12 +10,21 @@ from typing import Any, Final, get_args
 
 import safetensors
 
-from mai_app.config import IMAGE_SIZE, RECIPES, InputMode, ModelName, Preprocessing, TrainConfig
+from mai_app.config import (
+    IMAGE_SIZE,
+    MODEL_NAMES,
+    RECIPES,
+    Architecture,
+    HeadKind,
+    InputMode,
+    Preprocessing,
+    TrainConfig,
+)
 from mai_app.errors import CheckpointError
 from mai_app.models.calibration import Calibration, TierRates
 
-FORMAT_VERSION: Final = 2
-"""2 added what a calibration says of the tiers; files of 1 are read."""
+FORMAT_VERSION: Final = 3
+"""2 added what a calibration says of the tiers, 3 the architecture of networks of views; files of 1 and 2 are read."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,8 @@ class CheckpointInfo:
     """Mean binary cross-entropy on the validation images, per class and then averaged."""
     training: Mapping[str, Any]
     """The settings that shaped the weights."""
+    architecture: Architecture | None = None
+    """What a network of views is made of; None for the others."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +106,14 @@ def parse_info(path: Path, document: str | None) -> CheckpointInfo:
         fit = facts["calibration"]
         rates = {tier: TierRates(**values) for tier, values in fit.pop("tiers", {}).items()}  # none in format 1
         facts["calibration"] = Calibration(**fit, tiers=rates)
+        if (built := facts.setdefault("architecture", None)) is not None:  # no such key before format 3
+            facts["architecture"] = Architecture(**built | {"blocks": tuple(built["blocks"])})
         info = CheckpointInfo(**{f.name: facts[f.name] for f in fields(CheckpointInfo)})
         _check(info)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: its description is damaged ({error}); copy or train it anew") from None
-    if info.model not in get_args(ModelName):
-        available = sorted(get_args(ModelName))
+    if info.architecture is None and info.model not in MODEL_NAMES:
+        available = sorted(MODEL_NAMES)
         raise CheckpointError(f"{path}: model {info.model!r} not found; available models = {available}")
     return info
 
@@ -124,8 +137,16 @@ def _check(info: CheckpointInfo) -> None:
     if not isinstance(info.model, str):
         raise TypeError(f"model {info.model!r}")
     how = info.preprocessing
-    if how.input not in get_args(InputMode) or how.size != IMAGE_SIZE or how.crops < 1 or how.longest < 0:
+    built = info.architecture
+    size = IMAGE_SIZE if built is None else built.size
+    if how.input not in get_args(InputMode) or how.size != size or how.crops < 1 or how.longest < 0:
         raise ValueError(str(how))
+    if (built is not None) != (how.input == "views"):
+        raise ValueError(f"input {how.input} and architecture {built}")
+    if built is not None and (
+        built.head not in get_args(HeadKind) or not 1 <= built.size <= 4096 or not all(b >= 1 for b in built.blocks)
+    ):
+        raise ValueError(str(built))
     fit = info.calibration
     if not (fit.temperature > 0 and 0 <= fit.unsure_low <= fit.threshold <= fit.unsure_high <= 1):
         raise ValueError(str(fit))

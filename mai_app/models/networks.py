@@ -115,4 +115,4 @@ MODELS: Final[dict[str, Callable[[], nn.Module]]] = {
     "resnet18": partial(_backbone, "resnet18"),
     "convnext-base": partial(_backbone, "convnext-base"),
 }
-"""The networks by name, with random weights."""
+"""The networks by name, with random weights; those of views are made from their architecture."""

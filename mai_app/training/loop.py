@@ -6,36 +6,53 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import nn
+from torch.utils.data import Dataset
 
 from mai_app import __version__
-from mai_app.config import Preprocessing, TrainConfig
+from mai_app.config import Preprocessing, TrainConfig, prepared_form
 from mai_app.core.device import choose_device, choose_precision, describe_device, loader_workers
 from mai_app.core.files import locked
 from mai_app.core.log import bar, say, stop_signals
 from mai_app.core.metrics import auroc
-from mai_app.data.batches import TrainingImages, draw_epoch, training_batches, validation_batches
+from mai_app.data.batches import (
+    Batch,
+    TrainingImages,
+    capped,
+    draw_epoch,
+    training_batches,
+    undamaged_input,
+    validation_batches,
+)
 from mai_app.data.prepare import prepare
 from mai_app.data.prepared import PreparedSet
 from mai_app.errors import DataError, RunError
+from mai_app.images.decode import Pixels
 from mai_app.images.preprocess import to_floats
 from mai_app.models.calibration import balanced_loss, calibrate
 from mai_app.models.checkpoint import save_checkpoint
 from mai_app.models.description import CheckpointInfo
 from mai_app.models.registry import BEST
+from mai_app.models.views import ViewsNet
 from mai_app.training.distributed import Group, check_processes, processes
+from mai_app.training.features import CachedImages, Features, compute_features
+from mai_app.training.folds import fit_out_of_source, train_folds
 from mai_app.training.run_folder import (
     Run,
     TrainingState,
     append_metrics,
+    architecture,
     check_options,
     check_settings,
     cut_metrics,
+    make_network,
+    merged,
     save_state,
     settings,
     start_or_resume,
@@ -60,17 +77,48 @@ def train(config: TrainConfig, on_save: Callable[[], None] | None = None) -> Pat
     say(f"run {folder}: {config.model}, {config.input}, on {describe_device(device)} in {precision}")
     if device.type == "cpu":
         say("no accelerator is used: on a CPU a large data set takes hours")
-    prepared = prepare(config.data, config.prepared)
+    views = config.view_size if config.input == "views" else 0
+    prepared = prepare(config.data, config.prepared, form=prepared_form(views))
+    if prepared.form.whole < views:
+        raise RunError(f"{prepared.folder}: keeps no views; prepare it anew with --view-size {config.view_size}")
     try:
         with locked(folder, wait=False):
             rows = {split: _rows_of_both_classes(config, prepared, split) for split in ("train", "val")}
             check_settings(config, folder, prepared.fingerprint, precision)
             run = Run(config, folder, prepared, rows["train"], rows["val"], precision)
-            with processes(config.processes, device, _train_epochs, run) as group:
-                _train_epochs(run, group, on_save or (lambda: None))
+            if config.cache and config.draws and config.tune == "head" and views:
+                run = replace(run, features=_cache_features(run, device))
+
+            def train_run(part: Run) -> None:
+                part.folder.mkdir(exist_ok=True)
+                with processes(config.processes, device, _train_epochs, part) as group:
+                    _train_epochs(part, group, on_save or (lambda: None))
+
+            if config.folds:
+                scored = train_folds(run, train_run, device)
+            train_run(run)
+            if config.folds:
+                fit_out_of_source(folder / BEST, scored, config.data.resolve().name)
     except BlockingIOError:
         raise RunError(f"{folder}: another process trains it at this moment; choose another --name") from None
     return folder
+
+
+def _cache_features(run: Run, device: torch.device) -> Features:
+    """The features of all versions of the train images and of the undamaged val images."""
+    config = run.config
+    images = _training_images(run, epoch=0)
+
+    def make_input(key: tuple[int, int]) -> Pixels:
+        row, version = key
+        return undamaged_input(run.prepared, row, run.preprocessing) if version < 0 else images.version(row, version)
+
+    keys = [(int(row), version) for row in run.train_rows for version in range(config.draws)]
+    keys += [(int(row), -1) for row in run.val_rows]
+    torch.manual_seed(config.seed)
+    network = make_network(config, pretrained=True)
+    shaping = {name: getattr(config, name) for name in ("seed", "draws", "degrade", "view_size")}
+    return compute_features(cast("ViewsNet", network), run.prepared, keys, make_input, shaping, device, run.precision)
 
 
 def _train_epochs(run: Run, group: Group, on_save: Callable[[], None] = lambda: None) -> None:
@@ -92,8 +140,9 @@ def _train_epochs(run: Run, group: Group, on_save: Callable[[], None] = lambda: 
             steps = _train_epoch(run, group, state, network, stopped, save)
             seconds = time.monotonic() - started
             dealt = run.val_rows[group.rank :: group.size]
+            how, size = run.preprocessing, config.batch_size
             logits = group.gather(
-                predict_logits(state.averaged, run.prepared, dealt, run.preprocessing, config.batch_size, group.device)
+                predict_logits(state.averaged, run.prepared, dealt, how, size, group.device, run.features)
             )
             if first:
                 _record_epoch(run, state, logits, steps, (steps - first_step) * config.batch_size, seconds)
@@ -126,7 +175,8 @@ def _train_epoch(
         for pixels, targets in training_batches(images, draws[state.step :], workers):
             step = state.epoch * steps + state.step
             for parameters in state.optimizer.param_groups:
-                parameters["lr"] = learning_rate(config, step, config.epochs * steps)
+                share = parameters.get("share", 1.0)  # none in what version 0.2 saved
+                parameters["lr"] = share * learning_rate(config, step, config.epochs * steps)
             loss = take_step(network, state.optimizer, pixels, targets, group.device, state.precision)
             if config.ema:
                 update_ema(state.averaged, state.network, config.ema, step)
@@ -153,7 +203,13 @@ def _train_epoch(
     return steps
 
 
-def _draw_batches(run: Run, group: Group, epoch: int) -> tuple[TrainingImages, list[list[tuple[int, int]]]]:
+def _training_images(run: Run, epoch: int) -> TrainingImages:
+    config = run.config
+    how = run.training_preprocessing
+    return TrainingImages(run.prepared, how, config.seed, epoch, config.degrade, config.draws)
+
+
+def _draw_batches(run: Run, group: Group, epoch: int) -> tuple[Dataset[Batch], list[list[tuple[int, int]]]]:
     """Draw an epoch's batches: its images, and this process's (row, draw) pairs of each batch."""
     config, rows, sources = run.config, run.train_rows, run.prepared.sources
     batches = draw_epoch(
@@ -164,9 +220,9 @@ def _draw_batches(run: Run, group: Group, epoch: int) -> tuple[TrainingImages, l
         config.seed,
         epoch,
     )
-    crops = replace(run.preprocessing, size=config.crop_size)
-    images = TrainingImages(run.prepared, crops, config.seed, epoch, config.degrade)
-    return images, [[(int(rows[i]), draw) for i, draw in group.share(batch)] for batch in batches]
+    images = _training_images(run, epoch)
+    of_rank = [[(int(rows[i]), draw) for i, draw in group.share(batch)] for batch in batches]
+    return images if run.features is None else CachedImages(images, run.features), of_rank
 
 
 def _record_epoch(
@@ -187,7 +243,8 @@ def _record_epoch(
         "seconds": round(seconds, 3),
         "images_per_second": round(images / seconds, 1),
     }
-    better = val_loss < state.best
+    # With folds no source is held out from the last training: nothing is left to choose an epoch by.
+    better = epoch == config.epochs if config.folds else val_loss < state.best
     if better:
         state.best = val_loss
         info = CheckpointInfo(
@@ -200,8 +257,9 @@ def _record_epoch(
             epoch=epoch,
             val_loss=val_loss,
             training=settings(config) | {"precision": state.precision},
+            architecture=architecture(config),
         )
-        save_checkpoint(run.folder / BEST, state.averaged, info)
+        save_checkpoint(run.folder / BEST, merged(state.averaged), info)
     append_metrics(run.folder, row)
     say(
         f"epoch {epoch}/{config.epochs}: train loss {row['train_loss']:.4f}, val loss {val_loss:.4f}, "
@@ -217,10 +275,13 @@ def take_step(
     device: torch.device,
     precision: str,
 ) -> float:
-    """Train on one batch: pixels (n, size, size, 3) uint8, targets (n,) float of 0 and 1; returns its mean loss."""
+    """Train on one batch: its images or features, and targets (n,) float of 0 and 1; returns its mean loss."""
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         logits = network(to_floats(pixels, device))
-    loss = F.binary_cross_entropy_with_logits(logits.float(), targets.to(device))
+    targets = targets.to(device)
+    if logits.dim() > 1:  # an image's views are trained apart
+        targets = targets[:, None].expand_as(logits)
+    loss = F.binary_cross_entropy_with_logits(logits.float(), targets)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
@@ -243,8 +304,11 @@ def update_ema(average: nn.Module, network: nn.Module, decay: float, step: int) 
     The decay is lower in the first steps, or the random weights of the beginning would stay for long.
     """
     decay = min(decay, (1 + step) / (10 + step))
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
     with torch.no_grad():
-        for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        for (name, new), old in zip(network.state_dict().items(), average.state_dict().values(), strict=True):
+            if name in frozen:
+                continue
             if old.is_floating_point():
                 old.lerp_(new, 1 - decay)
             else:
@@ -258,20 +322,29 @@ def predict_logits(
     preprocessing: Preprocessing,
     batch_size: int,
     device: torch.device,
+    features: Features | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Predict the logits (n,) of the given rows of a prepared set, in float32 arithmetic as prediction does."""
+    """Predict the logits (n,) of the given rows of a prepared set, undamaged, in float32 arithmetic.
+
+    With `features` by those of the rows' inputs.
+    """
     network.eval()
+    if features is None:
+        batches = (pixels for pixels, _ in validation_batches(prepared, rows, preprocessing, batch_size))
+    else:
+        keys = [(int(row), -1) for row in rows]
+        chunks = (keys[start : start + batch_size] for start in range(0, len(keys), batch_size))
+        batches = (torch.from_numpy(features.read(chunk)) for chunk in chunks)
     with torch.inference_mode():
-        parts = [
-            network(to_floats(pixels, device)).double().cpu().numpy()
-            for pixels, _ in validation_batches(prepared, rows, preprocessing, batch_size)
-        ]
+        parts = [network(to_floats(inputs, device)).double().cpu().numpy() for inputs in batches]
     return np.concatenate([np.empty(0), *parts])  # of many processes, one may have no row
 
 
 def _rows_of_both_classes(config: TrainConfig, prepared: PreparedSet, split: str) -> npt.NDArray[np.int64]:
     """The rows (n,) of a split's images; raises DataError where it lacks a class."""
     rows = prepared.rows(split)
+    if split == "train" and config.source_cap:
+        rows = capped(prepared, rows, config.source_cap)
     counts = np.bincount(prepared.labels[rows], minlength=2)
     if not counts.all():
         raise DataError(

@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +18,11 @@ from torch import nn
 from mai_app import __version__
 from mai_app.config import (
     IMAGE_SIZE,
+    MODEL_NAMES,
     PREPARED_LONGEST,
     PREPARED_WINDOW,
     SMALLEST_CROP,
+    Architecture,
     Preprocessing,
     TrainConfig,
     from_recipe,
@@ -29,14 +32,19 @@ from mai_app.data.prepared import PreparedSet
 from mai_app.errors import RunError
 from mai_app.models.checkpoint import load_checkpoint
 from mai_app.models.description import training_flags
-from mai_app.models.networks import MODELS
 from mai_app.models.registry import find_checkpoint
+from mai_app.models.views import ViewsNet, build_network
 from mai_app.training.distributed import Group
+from mai_app.training.features import Features
 
 LAST: Final = "last.pt"
 """File of the state that a run resumes from, in its folder."""
 METRICS: Final = "metrics.jsonl"
 """File of a run's metrics, one row per epoch, in its folder."""
+LAYER_DECAY: Final = 0.8
+"""Learning rate of a block, as a share of that of the block above it."""
+WEIGHT_DECAY: Final = 0.05
+"""AdamW's."""
 MAY_CHANGE: Final = (
     "data",
     "recipe",
@@ -46,6 +54,7 @@ MAY_CHANGE: Final = (
     "precision",
     "workers",
     "processes",
+    "cache",
     "save_minutes",
     "runs",
     "prepared",
@@ -68,11 +77,21 @@ class Run:
     """Rows (n,) to validate on."""
     precision: str
     """float32 or bfloat16; a run that is resumed keeps its own."""
+    features: Features | None = None
+    """Those of all rows' inputs, where they are cached."""
 
     @property
     def preprocessing(self) -> Preprocessing:
         """How validation and prediction see an image."""
-        return Preprocessing(input=self.config.input, longest=self.config.longest)
+        config = self.config
+        if config.input == "views":
+            return Preprocessing(input="views", size=config.view_size, crops=config.windows)
+        return Preprocessing(input=config.input, longest=config.longest)
+
+    @property
+    def training_preprocessing(self) -> Preprocessing:
+        """How training sees an image."""
+        return replace(self.preprocessing, size=self.config.crop_size)
 
 
 @dataclass
@@ -96,7 +115,7 @@ class TrainingState:
 
 
 def check_options(config: TrainConfig) -> TrainConfig:
-    """Return the settings, with those for crops at rest where the whole image is the input.
+    """Return the settings, with those for crops at rest where they are not the input.
 
     Raises RunError for a value that can't be, and for settings that do not fit together.
     """
@@ -104,19 +123,49 @@ def check_options(config: TrainConfig) -> TrainConfig:
         raise RunError(f"--batch-size {config.batch_size}: must be even, for half a batch is of either class")
     if config.epochs < 1:
         raise RunError(f"--epochs {config.epochs}: must be at least 1")
-    if config.input == "resize":  # --crop-size and --longest are for crops
-        config = replace(config, crop_size=IMAGE_SIZE, longest=0)
+    _check_views(config)
+    if config.input != "crop":  # --crop-size and --longest are for crops
+        config = replace(config, crop_size=IMAGE_SIZE if config.input == "resize" else config.view_size, longest=0)
     if config.crop_size != IMAGE_SIZE and config.model == "baseline":
         raise RunError(
             f"--crop-size {config.crop_size}: the baseline takes {IMAGE_SIZE}; --recipe baseline sets all that it needs"
         )
-    if not SMALLEST_CROP <= config.crop_size <= PREPARED_WINDOW:
+    if config.input == "crop" and not SMALLEST_CROP <= config.crop_size <= PREPARED_WINDOW:
         raise RunError(f"--crop-size {config.crop_size}: must be from {SMALLEST_CROP} to {PREPARED_WINDOW} pixels")
     if config.longest not in (0, PREPARED_LONGEST):
         raise RunError(f"--longest {config.longest}: must be 0 or {PREPARED_LONGEST}")
     if not 0 <= config.ema < 1:
         raise RunError(f"--ema {config.ema}: must be at least 0 and under 1")
     return config
+
+
+def _check_views(config: TrainConfig) -> None:
+    """Raise RunError for settings of views, of what is tuned and of folds that can't be."""
+    if (config.model not in MODEL_NAMES) != (config.input == "views"):
+        raise RunError(
+            f"--model {config.model} --input {config.input}: views are for timm's networks, and these for views; "
+            f"--recipe views sets both, MAI's own networks are {', '.join(MODEL_NAMES)}"
+        )
+    if config.model in ("baseline", "traces") and config.tune != "all":
+        raise RunError(f"--tune {config.tune}: {config.model} is trained as a whole; pretrained networks need not be")
+    if config.windows not in (1, 5):
+        raise RunError(f"--windows {config.windows}: must be 1, the centre, or 5, the corners, too")
+    if not SMALLEST_CROP <= config.view_size <= 1024:
+        raise RunError(f"--view-size {config.view_size}: must be from {SMALLEST_CROP} to 1024 pixels")
+    if config.folds == 1 or min(config.folds, config.draws, config.source_cap) < 0:
+        raise RunError("--folds must be 0 or at least 2; --draws and --source-cap at least 0")
+    architecture(config)
+
+
+def architecture(config: TrainConfig) -> Architecture | None:
+    """What the settings' network of views is made of; None for other networks. Raises RunError for wrong --blocks."""
+    if config.input != "views":
+        return None
+    words = config.blocks.split(",") if config.blocks else []
+    if not all(word.strip().isdecimal() for word in words):
+        raise RunError(f"--blocks {config.blocks}: must be numbers such as 6,9, or nothing for all")
+    blocks = tuple(sorted({int(word) for word in words}))
+    return Architecture(backbone=config.model, blocks=blocks, size=config.view_size, head=config.head)
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:
@@ -139,6 +188,7 @@ def check_settings(config: TrainConfig, folder: Path, fingerprint: str, precisio
         try:
             # A setting that the run's MAI did not have yet was as the first MAI did it.
             old = settings(from_recipe("baseline", config.data)) | json.loads(path.read_text())
+            old["tune"] = "head" if old.pop("frozen", False) else old["tune"]  # its name up to version 0.2
         except (ValueError, TypeError) as error:  # TypeError: JSON, but no settings
             raise RunError(f"{path}: is damaged ({error}); choose another --name") from None
         if old.get("data_fingerprint") != fingerprint:
@@ -163,8 +213,7 @@ def start_or_resume(run: Run, group: Group) -> TrainingState:
     config = run.config
     torch.manual_seed(config.seed)
     saved = _load_state(run.folder / LAST)
-    network = MODELS[config.model]()
-    _initialize(network, config, load=group.rank == 0 and not saved)
+    network = make_network(config, pretrained=not saved)
     network.to(group.device).to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(network) if config.ema else network
     state = TrainingState(network, averaged, make_optimizer(config, network), run.precision)
@@ -180,12 +229,46 @@ def start_or_resume(run: Run, group: Group) -> TrainingState:
     return state
 
 
+def make_network(config: TrainConfig, pretrained: bool) -> nn.Module:
+    """The settings' network, and, if it is `pretrained`, the weights that it starts from; what is not tuned is frozen.
+
+    Raises RunError for weights that do not fit.
+    """
+    built, start = architecture(config), config.start_from
+    weights = start if pretrained and (start == "hub" or start.endswith(".safetensors")) else ""
+    network = build_network(config.model, built, weights if built else "")
+    if pretrained and start and not (built and weights):
+        _load_weights(network, config)
+    if isinstance(network, ViewsNet):
+        network.body.choose_trained(config.tune)
+    elif config.tune != "all":
+        _freeze(network, config)
+    return network
+
+
 def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """Make the optimizer that the settings name, for the network's parameters that are not frozen."""
+    """Make the optimizer that the settings name, for the network's parameters that are not frozen.
+
+    A pretrained body learns at its own rate, which falls by LAYER_DECAY from each block to the one below it, since the
+    lower ones hold what is general (Howard and Ruder 2018, "Universal Language Model Fine-tuning").
+    """
+    shares: dict[int, float] = {}
+    if isinstance(network, ViewsNet):
+        top = config.body_learning_rate / config.learning_rate
+        blocks = network.body.blocks()
+        shares = {id(parameter): top * LAYER_DECAY ** len(blocks) for parameter in network.body.parameters()}
+        for depth, block in enumerate(reversed(blocks)):
+            shares |= {id(parameter): top * LAYER_DECAY**depth for parameter in block.parameters()}
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": list(group), "share": share}
+        for share, group in groupby(
+            sorted(trained, key=lambda p: shares.get(id(p), 1.0)), key=lambda p: shares.get(id(p), 1.0)
+        )
+    ]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.05)
-    return torch.optim.RMSprop(trained, lr=config.learning_rate)
+        return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=WEIGHT_DECAY)
+    return torch.optim.RMSprop(groups, lr=config.learning_rate)
 
 
 def save_state(folder: Path, state: TrainingState) -> None:
@@ -224,6 +307,15 @@ def append_metrics(folder: Path, row: dict[str, Any]) -> None:
         append_rows(stream, [row])
 
 
+def merged(network: nn.Module) -> nn.Module:
+    """The network as a checkpoint holds it: low-rank matrices added to their weights, in a copy."""
+    if not isinstance(network, ViewsNet) or not any(".parametrizations." in name for name in network.state_dict()):
+        return network
+    network = copy.deepcopy(network)
+    network.body.merge_low_rank()
+    return network
+
+
 def _load_state(path: Path) -> dict[str, Any] | None:
     """The state that was saved there; None where there is none. Raises RunError for a damaged file."""
     if not path.exists():
@@ -235,19 +327,27 @@ def _load_state(path: Path) -> dict[str, Any] | None:
     return state
 
 
-def _initialize(network: nn.Module, config: TrainConfig, load: bool) -> None:
-    """Freeze the layers that are not trained, and, with `load`, load the weights that the settings start from."""
-    if config.start_from == "imagenet" or config.frozen:
+def _load_weights(network: nn.Module, config: TrainConfig) -> None:
+    """Load the weights that the settings start from: torchvision's, or those of a checkpoint of the same network."""
+    if config.start_from == "imagenet":
         from mai_app.models.backbones import Backbone  # noqa: PLC0415 - a second that other trainings need not wait
 
         if not isinstance(network, Backbone):
-            raise RunError(f"--start-from imagenet and --frozen are for torchvision's networks, not {config.model}")
-        if config.start_from == "imagenet" and load:
-            network.load_imagenet()
-        if config.frozen:
-            network.freeze()
-    if load and config.start_from not in ("", "imagenet"):
-        checkpoint = load_checkpoint(find_checkpoint(config.start_from, config.runs))
-        if checkpoint.info.model != config.model:
-            raise RunError(f"--start-from {config.start_from}: is a {checkpoint.info.model}, not a {config.model}")
+            raise RunError(f"--start-from imagenet: is for torchvision's networks, not {config.model}")
+        network.load_imagenet()
+        return
+    checkpoint = load_checkpoint(find_checkpoint(config.start_from, config.runs))
+    if checkpoint.info.model != config.model:
+        raise RunError(f"--start-from {config.start_from}: is a {checkpoint.info.model}, not a {config.model}")
+    try:
         network.load_state_dict(checkpoint.network.state_dict())
+    except RuntimeError:
+        raise RunError(f"--start-from {config.start_from}: has other blocks, another head or size") from None
+
+
+def _freeze(network: nn.Module, config: TrainConfig) -> None:
+    from mai_app.models.backbones import Backbone  # noqa: PLC0415
+
+    if config.tune != "head" or not isinstance(network, Backbone):
+        raise RunError(f"--tune {config.tune}: torchvision's networks take head or all")
+    network.freeze()
