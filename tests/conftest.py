@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from mai_app.config import SHIPPED, TrainConfig, from_recipe
+from mai_app.config import TrainConfig, from_recipe
 from mai_app.models.registry import shipped_models
 
 Pixels = npt.NDArray[np.uint8]
@@ -141,7 +141,7 @@ def model_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate(["bad", "odd name", *(f"r{i}" for i in range(6))]):
         (folder / name).mkdir(parents=True)
         path = folder / name / "best.safetensors"
-        copy(shipped_models()[SHIPPED], path)
+        copy(shipped_models()["traces"], path)
         if name == "bad":
             path.write_bytes(b"damaged")
         os.utime(path, (1e9 + number, 1e9 + number))

@@ -123,6 +123,8 @@ def training_flags(training: Mapping[str, Any]) -> list[str]:
     words = []
     # A setting that an older MAI did not have yet was as the first MAI did it.
     training = RECIPES["baseline"] | dict(training)
+    if training.get("frozen"):  # its name up to version 0.2
+        training["tune"] = "head"
     for item in fields(TrainConfig):
         value, flag = training.get(item.name), item.name.replace("_", "-")
         if isinstance(value, bool):

@@ -119,10 +119,11 @@ def test_a_prepared_set_and_its_manifest_are_read(old: Path) -> None:
     assert prepared.window(0).shape == (64, 64, 3)
     assert prepared.stretched(3).std() > 1
     assert np.all(prepared.splits != "")
+    assert prepared.form.whole == 0
 
 
 def test_a_set_of_another_version_is_refused(old: Path) -> None:
     path = old / "prepared/few/prepared.json"
     path.write_text(path.read_text().replace('"version": 3', '"version": 2'))
-    with pytest.raises(DataError, match="of version 2, this MAI reads 3; delete it"):
+    with pytest.raises(DataError, match="of version 2, this MAI reads 4; delete it"):
         prepare(Path("few"), Path("prepared"))

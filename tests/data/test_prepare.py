@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mai_app.config import PREPARED_WINDOW, PrepareConfig
+from mai_app.config import PREPARED_WINDOW, PrepareConfig, PreparedForm, prepared_form
 from mai_app.data import plan
 from mai_app.data.prepare import prepare, prepare_sources
 from mai_app.data.prepared import PreparedSet, open_prepared
 from mai_app.data.shards import pixel_hash
 from mai_app.errors import DataError
 from mai_app.images.decode import decode_file
-from mai_app.images.preprocess import resize, shrink
+from mai_app.images.preprocess import central_square, resize, shrink
 from tests.conftest import Run, picture, write_data_set
 
 
@@ -93,6 +93,29 @@ def test_an_image_over_512_pixels_keeps_a_window_of_itself_scaled_down(tmp_path:
     # What was scaled down has no blocks of JPEG left to speak of.
     assert [prepared.lossy(rows[name]) for name in sizes] == [False, True, True]
     assert [prepared.lossy(rows[name], scaled=True) for name in sizes] == [False, False, True]
+
+
+def test_for_views_a_set_keeps_the_central_square_and_larger_windows(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"large.png": (600, 900), "large.jpg": (400, 400), "small.jpg": (330, 512)}
+    for name, size in sizes.items():
+        for label in ("authentic", "synthetic"):
+            path = tmp_path / "d" / "train" / label / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture(rng, 1, *size)).save(path)
+    prepared = prepare(tmp_path / "d", tmp_path / "p", form=prepared_form(224))
+    assert prepared.form == PreparedForm(window=336, whole=336)
+    for row in range(len(prepared)):
+        pixels = decode_file(tmp_path / "d" / prepared.file(row)).pixels
+        np.testing.assert_array_equal(prepared.whole(row), central_square(pixels, 336))
+        assert prepared.window(row).shape == (min(336, pixels.shape[0]), 336, 3)
+        name = Path(prepared.file(row)).name
+        assert prepared.whole_lossy(row) == (name == "small.jpg")  # what is scaled down has lost its blocks
+    # Another form is another set, and sets of both lie side by side.
+    plain = prepare(tmp_path / "d", tmp_path / "p")
+    assert plain.folder != prepared.folder
+    assert plain.whole(0).size == 0
+    assert plain.fingerprint == prepared.fingerprint
 
 
 def test_a_second_call_decodes_nothing(data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,7 +152,7 @@ def test_the_commands_on_the_card_are_those_that_made_the_model(run: Path, tmp_p
 
 
 def test_settings_become_flags_and_back() -> None:
-    config = TrainConfig(data=Path("x"), degrade=False, frozen=True, ema=0.999, start_from="imagenet", model="resnet18")
+    config = TrainConfig(data=Path("x"), degrade=False, tune="head", ema=0.999, start_from="imagenet", model="resnet18")
     words = training_flags(settings(config))
     assert parse(["train", "--data", "x", *words]) == config
     assert training_flags({**settings(config), "unheard_of": 1}) == words

@@ -1,5 +1,6 @@
 """From pixels to the network's inputs: stretching, crops and their places, mirroring, notes, random windows."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from mai_app.config import IMAGE_SIZE, Preprocessing
 from mai_app.images.decode import Pixels
-from mai_app.images.preprocess import input_notes, mirrored, random_window, resize, shrink, to_inputs
+from mai_app.images.preprocess import central_square, input_notes, mirrored, random_window, resize, shrink, to_inputs
 
 CROP = Preprocessing(input="crop")
 
@@ -104,6 +105,33 @@ def test_inputs_have_one_shape_and_type_whatever_the_image(height: int, width: i
     assert inputs.dtype == np.uint8
     assert inputs.shape[1:] == (IMAGE_SIZE, IMAGE_SIZE, 3)
     assert 1 <= len(inputs) <= (5 if mode == "crop" else 1)
+
+
+# views
+
+VIEWS = Preprocessing(input="views", size=224)
+
+
+def test_views_are_the_central_square_and_then_the_windows() -> None:
+    pixels = np.asarray(Image.fromarray(noise(30, 40)).resize((800, 600), Image.Resampling.BICUBIC))
+    whole, *windows = to_inputs(pixels, VIEWS)
+    expected = Image.fromarray(pixels).crop((100, 0, 700, 600)).resize((224, 224), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(whole, np.asarray(expected))
+    np.testing.assert_array_equal(np.stack(windows), to_inputs(pixels, Preprocessing(input="crop", size=224)))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(height=st.integers(1, 450), width=st.integers(1, 450), crops=st.sampled_from((1, 5)))
+def test_there_are_as_many_views_whatever_the_image(height: int, width: int, crops: int) -> None:
+    inputs = to_inputs(places(height, width), replace(VIEWS, crops=crops))
+    assert inputs.dtype == np.uint8
+    assert inputs.shape == (1 + crops, 224, 224, 3)
+
+
+def test_a_central_square_is_never_enlarged() -> None:
+    assert central_square(noise(300, 200), 336).shape == (200, 200, 3)
+    np.testing.assert_array_equal(central_square(noise(300, 200), 336), noise(300, 200)[50:250])
+    assert central_square(noise(900, 500), 336).shape == (336, 336, 3)
 
 
 # mirroring

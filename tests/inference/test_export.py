@@ -15,13 +15,15 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from mai_app.config import ExportConfig
+from mai_app.config import Architecture, ExportConfig, Preprocessing
 from mai_app.errors import MaiError
+from mai_app.images.preprocess import to_inputs
 from mai_app.inference.detector import load
 from mai_app.inference.export import Exported, export, metadata, summary
 from mai_app.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mai_app.models.networks import MODELS
 from mai_app.models.registry import find_checkpoint
+from mai_app.models.views import ViewsNet
 from tests.conftest import picture
 
 TOOLS = ("onnx", "onnxruntime", "onnxscript")
@@ -42,6 +44,28 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def baseline(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A run's baseline, exported."""
     return export(ExportConfig(tmp_path_factory.mktemp("baseline") / "b.onnx", trained_run.name, trained_run.parent))
+
+
+@needs_tools
+@pytest.mark.parametrize(("traces_too", "crops"), [(False, 1), (True, 5)])
+def test_of_a_network_of_views_the_file_takes_all_views(tmp_path: Path, traces_too: bool, crops: int) -> None:
+    architecture = Architecture(backbone="test_vit", blocks=(1, 3), size=64, traces=traces_too)
+    network = ViewsNet(architecture).eval()
+    network.fusion = torch.tensor([0.7, 0.2, 0.4, -0.1] if traces_too else [0.7, 0.2, -0.1])
+    info = load_checkpoint(find_checkpoint("traces", Path("none"))).info
+    how = Preprocessing(input="views", size=64, crops=crops)
+    path = tmp_path / "v.safetensors"
+    save_checkpoint(path, network, replace(info, model="test_vit", preprocessing=how, architecture=architecture))
+    exported = export(ExportConfig(tmp_path / "v.onnx", str(path), Path("none")))
+    run = session(exported)
+    facts = json.loads(run.get_modelmeta().custom_metadata_map["preprocessing"])
+    assert (facts["input"], facts["crops"], facts["size"]) == ("views", crops, 64)
+    pixels = picture(np.random.default_rng(0), 1, 100, 130)
+    inputs = to_inputs(pixels, how)
+    tensor = (inputs.transpose(0, 3, 1, 2)[None] / 255).astype(np.float32)
+    (found,) = run.run(["logits"], {"pixels": np.concatenate([tensor, tensor, tensor])})
+    assert found.shape == (3,)
+    assert found[0] == pytest.approx(load(path, "cpu").logits([inputs])[0], abs=2e-2)  # bfloat16, where it has AMX
 
 
 def session(exported: Exported) -> Session:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from mai_app.cli import main
-from mai_app.config import Preprocessing
+from mai_app.config import Architecture, Preprocessing
 from mai_app.errors import ImageError, MaiError
 from mai_app.images.decode import Pixels, decode
 from mai_app.images.preprocess import resize, shrink
@@ -33,6 +33,7 @@ from mai_app.inference.heatmap import (
     predict_with_heatmaps,
     write_heatmap,
 )
+from mai_app.models.views import ViewsNet
 from tests.conftest import picture as scene
 
 
@@ -55,6 +56,37 @@ def bright(traces: Detector, how: Preprocessing) -> Detector:
     """A detector by brightness, with a temperature of 2."""
     info = replace(traces.info, preprocessing=how, calibration=replace(traces.info.calibration, temperature=2.0))
     return Detector(replace(traces.checkpoint, network=Brightness(), info=info), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def views() -> Detector:
+    """A detector that scores the whole image by its brightness, and no window."""
+    architecture = Architecture(backbone="test_vit", blocks=(1,), size=64)
+
+    class Bright(ViewsNet):
+        def view_logits(self, images: torch.Tensor) -> torch.Tensor:
+            return 10 * images[:, :2].mean((2, 3, 4)) - 5
+
+    network = Bright(architecture).eval()
+    network.fusion = torch.tensor([1.0, 0.0, 0.0])
+    shipped = load("traces", "cpu", Path("none"))
+    how = Preprocessing(input="views", size=64, crops=1)
+    fit = replace(shipped.info.calibration, temperature=2.0)
+    info = replace(shipped.info, model="test_vit", preprocessing=how, calibration=fit, architecture=architecture)
+    return Detector(replace(shipped.checkpoint, network=network, info=info), torch.device("cpu"))
+
+
+def test_of_views_it_shows_how_far_the_logit_falls_without_a_part(views: Detector) -> None:
+    pixels = np.full((160, 160, 3), 128, np.uint8)
+    pixels[:40, :40] = 255  # a bright corner: grey over it takes the logit down
+    found = heatmap(views, pixels)
+    assert (found.shows, found.logits.shape) == ("occlusion", (8, 8))
+    assert found.cell == (20, 20)
+    assert found.logits[0, 0] == found.logits.max() > 0.1
+    np.testing.assert_allclose(found.logits[4:, 4:], 0, atol=0.02)
+    # What lies outside the central square moves nothing.
+    wide = np.concatenate([pixels, np.full((160, 320, 3), 255, np.uint8)], axis=1)
+    np.testing.assert_allclose(heatmap(views, wide).logits[:, -1], 0, atol=1e-6)
 
 
 def plain(height: int, width: int, value: int = 128) -> Pixels:

