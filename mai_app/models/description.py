@@ -14,8 +14,8 @@ from mai_app.config import IMAGE_SIZE, RECIPES, InputMode, ModelName, Preprocess
 from mai_app.errors import CheckpointError
 from mai_app.models.calibration import Calibration, TierRates
 
-FORMAT_VERSION: Final = 2
-"""2 added what a calibration says of the tiers; files of 1 are read."""
+FORMAT_VERSION: Final = 3
+"""2 added what a calibration says of the tiers, 3 what it says of sources; files of 1 and 2 are read."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,6 @@ def _check(info: CheckpointInfo) -> None:
     if not (fit.temperature > 0 and 0 <= fit.unsure_low <= fit.threshold <= fit.unsure_high <= 1):
         raise ValueError(str(fit))
     for tier, rates in fit.tiers.items():
-        shares = [rates.fpr, rates.tpr, rates.unsure, *([] if rates.right is None else [rates.right])]
-        if not all(0 <= share <= 1 for share in shares):
+        shares = [rates.fpr, rates.tpr, rates.unsure, rates.right, rates.fpr_bound, rates.right_bound]
+        if not all(share is None or 0 <= share <= 1 for share in shares):
             raise ValueError(f"{tier}: {rates}")
