@@ -117,7 +117,8 @@ class _Units:
 
     def shares(self, chosen: Bools) -> Floats:
         """Weighted share of the class's images that are chosen (images of both classes,), in each round (rounds,)."""
-        return self.draws @ np.bincount(self.unit, self.weights * chosen[self.rows], minlength=self.draws.shape[1])
+        by_unit = np.bincount(self.unit, self.weights * chosen[self.rows], minlength=self.draws.shape[1])
+        return np.asarray(self.draws @ by_unit, dtype=np.float64)
 
     def mean(self, chosen: Bools) -> float:
         """Weighted share of the class's images that are chosen, in the sample itself."""

