@@ -139,15 +139,19 @@ AUDIT_LIMIT = 0.6
 """`mai audit --strict` fails where the files' properties alone predict the class with a higher AUROC."""
 
 FPR_CEILING = 0.05
-"""The decision threshold lets at most this share of the authentic validation images be called synthetic."""
+"""The decision threshold lets at most this share of the authentic validation images be called synthetic; `mai
+calibrate` keeps the upper bound of its mean over sources below."""
 UNSURE_ACCURACY = 0.95
-"""Verdicts outside the unsure band are right at least this often on the validation images."""
+"""Verdicts outside the unsure band are right at least this often on the validation images; in `mai calibrate` this is
+the lower bound."""
 UNSURE_MIN_IMAGES = 20
 """A side of the unsure band is opened only if at least this many validation images lie beyond it."""
 CALIBRATION_MIN_IMAGES = 20
 """Images of either class that `mai calibrate` needs: with fewer, FPR_CEILING is less than one image."""
 CALIBRATION_MIN_SOURCES = 10
-"""Sources of either class from which on they, and not images, are the unit: redrawing fewer says little."""
+"""Sources of a class from which on `mai calibrate` counts sources, not images: redraws of fewer hardly differ."""
+CALIBRATION_CONFIDENCE = 0.9
+"""One-sided confidence of the bounds over sources that `mai calibrate` keeps."""
 SHOWN_SCORES = (0.01, 0.99)
 """Scores are shown no nearer to 0 and 1: a few hundred validation images can't tell one image of 100 from none."""
 

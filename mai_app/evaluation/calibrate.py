@@ -9,7 +9,14 @@ from typing import Final
 
 import numpy as np
 
-from mai_app.config import CALIBRATION_MIN_IMAGES, TIERS, CalibrateConfig
+from mai_app.config import (
+    CALIBRATION_CONFIDENCE,
+    CALIBRATION_MIN_IMAGES,
+    CALIBRATION_MIN_SOURCES,
+    CLASSES,
+    TIERS,
+    CalibrateConfig,
+)
 from mai_app.core.device import choose_device
 from mai_app.core.display import show_percent
 from mai_app.core.log import say
@@ -63,19 +70,33 @@ def calibrate_checkpoint(config: CalibrateConfig) -> tuple[Path, Calibration]:
 
 def text_table(calibration: Calibration) -> str:
     """A calibration as plain text: threshold, unsure band, and the rates in each tier."""
-    columns = ("FPR", "TPR", "unsure", "right")
+    columns = ("FPR", "FPR bound", "TPR", "coverage", "right", "right bound")
+    images = (calibration.authentic_images, calibration.synthetic_images)
+    sources = (calibration.authentic_sources, calibration.synthetic_sources)
+    classes = [
+        f"{count} {name} images" + (f" of {units} sources" if units else "")
+        for name, count, units in zip(CLASSES, images, sources, strict=True)
+    ]
     lines = [
         f"Threshold {calibration.threshold:.3f}, unsure from {calibration.unsure_low:.3f} to "
         f"{calibration.unsure_high:.3f}, fitted on the val part of {calibration.data}:",
-        f"{calibration.authentic_images} authentic and {calibration.synthetic_images} synthetic images, in four tiers.",
+        f"{' and '.join(classes)}, in four tiers.",
         "",
-        f"{'tier':<6}{'images':>7}" + "".join(f"{column:>10}" for column in columns),
+        f"{'tier':<6}{'images':>7}" + "".join(f"{column:>13}" for column in columns),
     ]
     for tier in TIERS:
         rates = calibration.tiers[tier]
-        cells = [show_percent(share) for share in (rates.fpr, rates.tpr, rates.unsure, rates.right)]
-        lines.append(f"{tier:<6}{rates.images:>7}" + "".join(f"{cell:>10}" for cell in cells))
-    lines.append("right: share of the verdicts given that are right, the classes counting alike; – none is given")
+        shares = (rates.fpr, rates.fpr_bound, rates.tpr, 1 - rates.unsure, rates.right, rates.right_bound)
+        lines.append(f"{tier:<6}{rates.images:>7}" + "".join(f"{show_percent(share):>13}" for share in shares))
+    lines += [
+        "coverage: share of the images that get a verdict; right: share of these that are right; –: none is given",
+        f"FPR, TPR, right: sources and classes count alike; bounds: {100 * CALIBRATION_CONFIDENCE:.0f} %, one-sided",
+    ]
+    if few := [name for name, units in zip(CLASSES, sources, strict=True) if not units]:
+        lines.append(
+            f"fewer than {CALIBRATION_MIN_SOURCES} {' and '.join(few)} sources: each of their images counts as a "
+            "source of its own; expect more errors on other sources"
+        )
     return "\n".join(lines)
 
 

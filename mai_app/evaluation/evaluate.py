@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from mai_app import __version__
 from mai_app.config import FPR_CEILING, TIERS, EvaluateConfig
@@ -21,6 +22,7 @@ from mai_app.core.files import write_text
 from mai_app.errors import DataError, ImageError
 from mai_app.evaluation.audit import format_only_scores
 from mai_app.evaluation.bias import bias_figures, predict_versions
+from mai_app.evaluation.model_card_figures import NOT_NAMED
 from mai_app.evaluation.report import Curves, html_page
 from mai_app.evaluation.score import Row, open_images, score, scores_of, verdicts_of
 from mai_app.images.decode import decode, encode_jpeg
@@ -134,6 +136,7 @@ def _figures(detector: Detector, judged: list[Row], train: list[Row]) -> dict[st
             train_labels,
         )
         verdicts = verdicts_of(detector, judged, tier)
+        groups = list(_groups(judged, labels, scores, verdicts, calibration.threshold))
         right = np.where(labels == 1, "synthetic", "authentic") == verdicts
         given = verdicts != "unsure"
         figures: dict[str, Callable[[metrics.Floats, metrics.Ints], float]] = {
@@ -148,24 +151,36 @@ def _figures(detector: Detector, judged: list[Row], train: list[Row]) -> dict[st
         tiers[tier] = {
             **{name: metrics.plain(metrics.bootstrap(figure, scores, labels)) for name, figure in figures.items()},
             "ece": metrics.plain(metrics.Interval(ece, float("nan"), float("nan"))),
+            # Of the authentic images, each source counting alike, as in `mai calibrate`.
+            "fpr_by_source": float(
+                np.mean([g["called_synthetic"]["value"] for g in groups if (g["column"], g["label"]) == ("source", 0)])
+            ),
             "unsure": float((~given).mean()),
+            "coverage": float(given.mean()),
             "doubted": float(np.mean([row["doubts"][tier] is not None for row in judged])),
             "verdicts": int(given.sum()),
             "verdicts_right": float(right[given].mean()) if given.any() else None,
             "format_only_auroc": metrics.plain(metrics.bootstrap(metrics.auroc, alone, labels)),
-            "groups": list(_groups(judged, labels, scores, calibration.threshold)),
+            "groups": groups,
         }
     return tiers
 
 
-def _groups(judged: list[Row], labels: metrics.Ints, scores: metrics.Floats, threshold: float) -> Iterator[Row]:
+def _groups(
+    judged: list[Row],
+    labels: metrics.Ints,
+    scores: metrics.Floats,
+    verdicts: npt.NDArray[np.str_],
+    threshold: float,
+) -> Iterator[Row]:
     for column, label in GROUPS:
-        names = np.array([row[column] or "(not named)" for row in judged])
+        names = np.array([row[column] or NOT_NAMED for row in judged])
         for name in sorted(set(names[labels == label])):
             members = (labels == label) & (names == name)
             # Against all images of the other class: one group alone seldom has both.
             against = members | (labels != label)
             n = int(members.sum())
+            unsure = float((verdicts[members] == "unsure").mean())
             yield {
                 "column": column,
                 "label": label,
@@ -174,6 +189,8 @@ def _groups(judged: list[Row], labels: metrics.Ints, scores: metrics.Floats, thr
                 "called_synthetic": metrics.plain(metrics.wilson(metrics.rate_above(scores[members], threshold), n)),
                 "auroc": metrics.plain(metrics.bootstrap(metrics.auroc, scores[against], labels[against], rounds=200)),
                 "mean_p_synthetic": float(scores[members].mean()),
+                "unsure": unsure,
+                "coverage": 1 - unsure,
             }
 
 

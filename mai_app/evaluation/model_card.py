@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from mai_app.config import (
+    CALIBRATION_CONFIDENCE,
     FPR_CEILING,
     QUALITY_LIMITS,
     SHOWN_SCORES,
@@ -180,6 +181,7 @@ def _network_words(info: CheckpointInfo) -> str:
 def _calibration(checkpoint: Checkpoint) -> Iterator[str]:
     fit = checkpoint.info.calibration
     on = f"{fit.authentic_images:,} authentic and {fit.synthetic_images:,} synthetic validation images"
+    sources = {"authentic": fit.authentic_sources, "synthetic": fit.synthetic_sources}
     where = f"of {escape(fit.data)}, whole files, in all four tiers" if fit.tiers else "in training, undamaged alone"
     yield (
         f"A score is sigmoid(logit / {fit.temperature:.3f}). From {fit.threshold:.3f} on an image counts as synthetic "
@@ -198,12 +200,24 @@ def _calibration(checkpoint: Checkpoint) -> Iterator[str]:
             f"verdicts to be right often enough, or too few images lay beyond it."
         )
     if fit.tiers:
-        yield "What that comes to on those very images, the best case therefore:"
+        counted = [
+            f"{count} {name} sources" if count else f"each {name} image as a source of its own"
+            for name, count in sources.items()
+        ]
+        yield (
+            f"What that comes to on those very images, the best case therefore. It counts alike "
+            f"{' and '.join(counted)}; bounds are one-sided {100 * CALIBRATION_CONFIDENCE:.0f} % bounds over these."
+        )
         rates = (
-            (tier, f"{r.images:,}", *map(show_percent, (r.fpr, r.tpr, r.unsure, r.right)))
+            (
+                tier,
+                f"{r.images:,}",
+                *map(show_percent, (r.fpr, r.fpr_bound, r.tpr, 1 - r.unsure, r.right, r.right_bound)),
+            )
             for tier, r in ((tier, fit.tiers[tier]) for tier in TIERS if tier in fit.tiers)
         )
-        yield markdown_table(("tier", "images", "FPR", "TPR", "unsure", "verdicts right"), rates)
+        head = ("tier", "images", "FPR", "FPR, bound", "TPR", "coverage", "verdicts right", "right, bound")
+        yield markdown_table(head, rates)
 
 
 def _commands(checkpoint: Checkpoint, report: Report, others: Sequence[Report]) -> Iterator[str]:

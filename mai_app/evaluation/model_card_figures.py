@@ -21,7 +21,9 @@ TABLE_NOTE: Final = (
     "AUROC is the chance that a synthetic image scores above an authentic one: 0.5 is a coin's. *The files alone* is a "
     "baseline that sees only format, size and JPEG quality of the same files, never a pixel: what it reaches, a "
     "detector has not shown that it can. FPR and TPR are the shares of authentic and of synthetic images called "
-    "synthetic at the stored threshold. *Verdicts right* leaves out the unsure ones. In brackets: 95 % intervals."
+    "synthetic at the stored threshold; *FPR by source* is a mean over the authentic sources, each counting alike. "
+    "*Coverage* is the share of the images that get a verdict, and *verdicts right* the share of these that are right. "
+    "In brackets: 95 % intervals."
 )
 TABLES: Final = (
     ("kind", 0, "False positives by kind", "authentic images called synthetic"),
@@ -30,6 +32,8 @@ TABLES: Final = (
     ("source", 1, "Found, by source", "synthetic images called synthetic"),
 )
 """Tables by group: column, class, heading, and what the shares are."""
+NOT_NAMED: Final = "(not named)"
+"""Name of the group of images whose column is empty."""
 MIN_IMAGES: Final = 20
 """Minimum images of a group that is named as the worst; in a smaller one a single image decides."""
 
@@ -46,8 +50,11 @@ def results_section(report: Report, others: Sequence[Report], trained_on: str) -
     tiers = "; ".join(f"**{tier}**, {escape(report['tier_words'][tier])}" for tier in TIERS)
     yield f"Every image is judged in four tiers: {tiers}. {TABLE_NOTE}"
     names = [f"AUROC of {_model_label(other)}" for other in others]
-    head = ("tier", "AUROC (95 %)", *names, "AUROC of the files alone", "FPR", "TPR", "unsure", "verdicts right")
-    yield markdown_table(head, [tuple(_tier_cells(tier, report, others)) for tier in TIERS])
+    head = ("tier", "AUROC (95 %)", *names, "AUROC of the files alone", "FPR", "TPR")
+    yield markdown_table(
+        (*head, "FPR by source", "coverage", "verdicts right"),
+        [tuple(_tier_cells(tier, report, others)) for tier in TIERS],
+    )
     if others:
         yield (
             "Beside it: " + "; ".join(f"{_model_label(o)}, trained on {escape(o['trained_on'])}" for o in others) + "."
@@ -66,7 +73,8 @@ def _tier_cells(tier: str, report: Report, others: Sequence[Report]) -> Iterator
     yield from (show_interval(other["tiers"][tier]["auroc"]) for other in others)
     yield show_interval(shown["format_only_auroc"])
     yield from (show_interval(shown[rate], percent=True) for rate in ("fpr", "tpr"))
-    yield show_percent(shown["unsure"])
+    yield show_percent(shown.get("fpr_by_source"))  # not in a report of version 0.1
+    yield show_percent(1 - shown["unsure"])
     yield f"{show_percent(shown['verdicts_right'])} of {shown['verdicts']:,}" if shown["verdicts"] else "none given"
 
 
@@ -112,18 +120,19 @@ def _groups(report: Report, column: str, label: int, heading: str, what: str) ->
         for tier in TIERS
     }
     clean = by_tier["clean"]
-    if set(clean) <= {"(not named)"}:
+    if set(clean) <= {NOT_NAMED}:
         return
     yield f"### {heading}"
     names = sorted(clean, key=lambda name: (-clean[name]["images"], name))
     share = {(name, tier): by_tier[tier][name]["called_synthetic"] for name in names for tier in TIERS}
     yield markdown_table(
-        (column, "images", *TIERS),
+        (column, "images", *TIERS, "unsure (clean)"),
         (
             (
                 escape(name),
                 f"{clean[name]['images']:,}",
                 *(show_interval(share[name, t], percent=True) for t in TIERS),
+                show_percent(clean[name].get("unsure")),
             )
             for name in names
         ),

@@ -12,6 +12,7 @@ from mai_app.config import CLASSES, TIERS
 from mai_app.core.display import cut_text, show_interval, show_name, show_number, show_percent, show_shift
 from mai_app.core.metrics import Floats, Ints, auroc, roc_curve
 from mai_app.evaluation.html import CLASS_COLOURS, new_axes, page, plot_style, svg_text
+from mai_app.evaluation.model_card_figures import MIN_IMAGES, NOT_NAMED
 
 Curves = Mapping[str, tuple[Floats, Ints]]
 """Scores (n,) and labels (n,) by tier."""
@@ -33,27 +34,30 @@ COLOURS: Final = {"clean": "#0072B2", "q90": "#009E73", "web": "#E69F00", "hard"
 def text_tables(report: Mapping[str, Any]) -> str:
     """The report as plain text, for a terminal of 110 columns."""
     lines = [heading(report), ""]
-    columns = ["avg.prec.", "bal.acc.", "TPR", "FPR", "TPR@5%", "ECE", "unsure", "right", "file only"]
+    columns = ["avg.prec.", "bal.acc.", "TPR", "FPR", "TPR@5%", "ECE", "coverage", "right", "file only"]
     lines.append(f"{'tier':<6}{'AUROC (95 %)':>20}" + "".join(f"{column:>10}" for column in columns))
     for tier in TIERS:
         figures = report["tiers"][tier]
         cells = [show_number(figures[name]["value"]) for name in list(FIGURES)[1:]]
-        cells += [show_percent(figures["unsure"]), show_percent(figures["verdicts_right"])]
+        cells += [show_percent(figures["coverage"]), show_percent(figures["verdicts_right"])]
         cells += [show_number(figures["format_only_auroc"]["value"])]
         lines.append(f"{tier:<6}{show_interval(figures['auroc']):>20}" + "".join(f"{cell:>10}" for cell in cells))
     lines.append(
-        "right: share of the verdicts given, authentic or synthetic, that are right; unsure ones are not counted"
+        "coverage: share of the images that get a verdict, authentic or synthetic; right: of these, those right"
     )
     lines.append("file only: AUROC of a baseline that sees only format, size and JPEG quality of the same files")
-    lines.append(_show_doubted(report))
+    lines += [_show_doubted(report), *show_by_source(report)]
     for column, label, rows in _group_tables(report):
         what = "false positives" if label == 0 else "found"
         lines += ["", f"{CLASSES[label]} images called synthetic ({what}), by {column}"]
-        lines.append(f"{'':<44}{'images':>7}" + "".join(f"{tier:>11}" for tier in TIERS) + f"{'clean AUROC':>14}")
+        lines.append(
+            f"{'':<38}{'images':>7}" + "".join(f"{tier:>11}" for tier in TIERS) + f"{'unsure':>11}{'clean AUROC':>14}"
+        )
         for name, by_tier in rows:
             shares = "".join(f"{show_percent(by_tier[tier]['called_synthetic']['value']):>11}" for tier in TIERS)
-            area = show_number(by_tier["clean"]["auroc"]["value"])
-            lines.append(f"{cut_text(show_name(name), 44):<44}{by_tier['clean']['images']:>7}{shares}{area:>14}")
+            clean = by_tier["clean"]
+            last = f"{show_percent(clean['unsure']):>11}{show_number(clean['auroc']['value']):>14}"
+            lines.append(f"{cut_text(show_name(name), 38):<38}{clean['images']:>7}{shares}{last}")
     if report["bias"]:
         lines += ["", bias_heading(report["bias"])]
         head = "".join(f"{name:>26}" for name in CLASSES) + "".join(f"{name + ' only':>16}" for name in CLASSES)
@@ -98,6 +102,26 @@ def _show_doubted(report: Mapping[str, Any]) -> str:
     return f"Unsure because too small, too smooth or too degraded to be judged: {shares}"
 
 
+def show_by_source(report: Mapping[str, Any]) -> list[str]:
+    """Say what the false positive rate is as a mean over sources, and of which kind of authentic images it is worst."""
+    groups = {tier: [g for g in report["tiers"][tier]["groups"] if g["label"] == 0] for tier in TIERS}
+    sources = sum(group["column"] == "source" for group in groups["clean"])
+    shares = ", ".join(f"{tier} {show_percent(report['tiers'][tier]['fpr_by_source'])}" for tier in TIERS)
+    lines = [f"FPR as a mean over the authentic sources ({sources}), each counting alike: {shares}"]
+    kinds = [
+        (group["called_synthetic"]["value"], tier, group)
+        for tier in TIERS
+        for group in groups[tier]
+        if group["column"] == "kind" and group["images"] >= MIN_IMAGES and group["name"] != NOT_NAMED
+    ]
+    if kinds:
+        share, tier, group = max(kinds, key=lambda kind: kind[0])
+        name = cut_text(show_name(group["name"]), 38)
+        what = f"worst kind of authentic images (of {MIN_IMAGES} or more)"
+        lines.append(f"{what}: {name}, {show_percent(share)} of {group['images']} called synthetic in {tier}")
+    return lines
+
+
 def summary(report: Mapping[str, Any]) -> str:
     """The report's tables for a terminal, and where its page is."""
     return f"{text_tables(report)}\n\npage: {Path(report['folder']) / 'report.html'}"
@@ -114,7 +138,8 @@ def html_page(report: Mapping[str, Any], curves: Curves, pictures: Mapping[str, 
     tiers = "".join(
         f"<tr><th>{tier}<small>{html.escape(report['tier_words'][tier])}</small></th>"
         + "".join(f"<td>{show_interval(report['tiers'][tier][name], html_=True)}</td>" for name in FIGURES)
-        + f"<td>{show_percent(report['tiers'][tier]['unsure'])}</td>"
+        + f"<td>{show_percent(report['tiers'][tier]['fpr_by_source'])}</td>"
+        + f"<td>{show_percent(report['tiers'][tier]['coverage'])}</td>"
         + f"<td>{show_percent(report['tiers'][tier]['verdicts_right'])}</td>"
         + f"<td>{show_interval(report['tiers'][tier]['format_only_auroc'], html_=True)}</td></tr>"
         for tier in TIERS
@@ -129,6 +154,7 @@ def html_page(report: Mapping[str, Any], curves: Curves, pictures: Mapping[str, 
         figure_names="".join(f"<th>{name}</th>" for name in FIGURES.values()),
         tiers=tiers,
         doubted=html.escape(_show_doubted(report)),
+        by_source="<br>".join(map(html.escape, show_by_source(report))),
         figures=figures,
         groups=groups,
         bias=_bias_html(report["bias"]) if report["bias"] else "",
@@ -159,14 +185,15 @@ def _group_html(column: str, label: int, rows: list[tuple[str, dict[str, Any]]])
         + "".join(
             f"<td>{show_interval(cells[tier]['called_synthetic'], html_=True, percent=True)}</td>" for tier in TIERS
         )
+        + f"<td>{show_percent(cells['clean']['unsure'])}</td>"
         + f"<td>{show_interval(cells['clean']['auroc'], html_=True)}</td></tr>"
         for name, cells in rows
     )
     head = "".join(f"<th>{tier}</th>" for tier in TIERS)
     return (
         f"<h2>{CLASSES[label].capitalize()} images by {column}</h2><div class=scroll><table><thead><tr><th></th>"
-        f"<th>images</th><th colspan={len(TIERS)}>{what}</th><th>AUROC, clean</th></tr>"
-        f"<tr><th></th><th></th>{head}<th></th></tr></thead><tbody>{body}</tbody></table></div>"
+        f"<th>images</th><th colspan={len(TIERS)}>{what}</th><th>unsure, clean</th><th>AUROC, clean</th></tr>"
+        f"<tr><th></th><th></th>{head}<th></th><th></th></tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
@@ -255,14 +282,16 @@ def _plot_reliability(curves: Curves) -> Figure:
 
 _BODY: Final = """<h1>{title}</h1><p>{heading}</p>
 <p class="note">AUROC 0.5 is chance. TPR: share of synthetic images called synthetic; FPR: share of authentic images
-called synthetic, both at the threshold. Verdicts right: of the verdicts authentic and synthetic, unsure ones left out.
+called synthetic, both at the threshold; FPR by source is a mean over the authentic sources, each counting alike.
+Coverage: share of the images that get a verdict, authentic or synthetic. Verdicts right: of these, the share right.
 Small figures are 95 % intervals; the calibration error has none. Scores are those before clipping to 0.01 and 0.99.
 File only: the AUROC of a baseline that sees only format, size and JPEG quality of the same files, never a pixel; a
 detector that does not beat it has shown nothing. {doubted}. A score is no proof: no verdict of MAI's says that an image
 is proven authentic.</p>
-<div class="scroll"><table><thead><tr><th>tier</th>{figure_names}<th>unsure</th><th>verdicts right</th>
-<th>file only</th></tr></thead>
+<div class="scroll"><table><thead><tr><th>tier</th>{figure_names}<th>FPR by source</th><th>coverage</th>
+<th>verdicts right</th><th>file only</th></tr></thead>
 <tbody>{tiers}</tbody></table></div>
+<p class="note">{by_source}.</p>
 <div class="plots">{figures}</div>
 {bias}
 {groups}

@@ -112,11 +112,12 @@ def metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     """What an exported file says about itself, as plain values by name."""
     info, fit = checkpoint.info, checkpoint.info.calibration
     how = info.preprocessing
-    making: dict[str, Any] = {
+    ways: dict[str, dict[str, Any]] = {
         "resize": _STRETCHING,
         "crop": {"crops": how.crops, **_CROPPING},
         "views": {"crops": how.crops, **_VIEWING},
-    }[how.input]
+    }
+    making = ways[how.input]
     return {
         "model": name_of(checkpoint.path),
         "network": info.model,

@@ -24,7 +24,8 @@ from mai_app.errors import CheckpointError
 from mai_app.models.calibration import Calibration, TierRates
 
 FORMAT_VERSION: Final = 3
-"""2 added what a calibration says of the tiers, 3 the architecture of networks of views; files of 1 and 2 are read."""
+"""2 added what a calibration says of the tiers, 3 what it says of sources and the architecture of networks of views;
+files of 1 and 2 are read."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,6 @@ def _check(info: CheckpointInfo) -> None:
     if not (fit.temperature > 0 and 0 <= fit.unsure_low <= fit.threshold <= fit.unsure_high <= 1):
         raise ValueError(str(fit))
     for tier, rates in fit.tiers.items():
-        shares = [rates.fpr, rates.tpr, rates.unsure, *([] if rates.right is None else [rates.right])]
-        if not all(0 <= share <= 1 for share in shares):
+        shares = [rates.fpr, rates.tpr, rates.unsure, rates.right, rates.fpr_bound, rates.right_bound]
+        if not all(share is None or 0 <= share <= 1 for share in shares):
             raise ValueError(f"{tier}: {rates}")

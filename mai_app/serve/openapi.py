@@ -74,7 +74,17 @@ MODEL_EXAMPLE: Final = asdict(
         calibrated_on="",
         authentic_images=900,
         synthetic_images=900,
-        tiers={"clean": {"images": 1800, "fpr": 0.04, "tpr": 0.91, "unsure": 0.2, "right": 0.97}},
+        tiers={
+            "clean": {
+                "images": 1800,
+                "fpr": 0.03,
+                "tpr": 0.91,
+                "unsure": 0.2,
+                "right": 0.97,
+                "fpr_bound": 0.05,
+                "right_bound": 0.95,
+            }
+        },
     )
 )
 _PREDICTION_EXAMPLE: Final = asdict(

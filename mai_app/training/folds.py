@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from mai_app.config import TIERS, Preprocessing, Tier
+from mai_app.config import TIERS, Preprocessing
 from mai_app.core.files import write_text
 from mai_app.core.log import say
 from mai_app.core.metrics import auroc
@@ -126,14 +126,19 @@ def fit_out_of_source(path: Path, rows: list[Row], data: str) -> None:
     checkpoint = load_checkpoint(path)
     network, labels = checkpoint.network, np.array([row["label"] for row in rows])
     sources = [row["source"] for row in rows]
+    logits: dict[str, npt.NDArray[np.float64]]
     if isinstance(network, ViewsNet):
-        columns = {tier: np.array([row["views"][tier] for row in rows]) for tier in TIERS}
+        columns: dict[str, npt.NDArray[np.float64]] = {
+            tier: np.array([row["views"][tier] for row in rows]) for tier in TIERS
+        }
         weights = fit_fusion(columns, labels, sources)
         network.fusion = torch.from_numpy(weights).float()
         logits = {tier: columns[tier] @ weights[:-1] + weights[-1] for tier in TIERS}
     else:
         logits = {tier: np.array([row["logits"][tier] for row in rows]) for tier in TIERS}
-    doubted = {tier: np.array([row["doubts"][tier] is not None for row in rows]) for tier in TIERS}
+    doubted: dict[str, npt.NDArray[np.bool_]] = {
+        tier: np.array([row["doubts"][tier] is not None for row in rows]) for tier in TIERS
+    }
     calibration = calibrate_tiers(logits, labels, doubted, data, sources)
     save_checkpoint(path, network, replace(checkpoint.info, calibration=calibration))
     report = describe(logits, labels, sources)
@@ -146,7 +151,7 @@ def fit_out_of_source(path: Path, rows: list[Row], data: str) -> None:
 
 
 def fit_fusion(
-    columns: Mapping[Tier, npt.NDArray[np.float64]], labels: npt.NDArray[np.int64], sources: Sequence[str]
+    columns: Mapping[str, npt.NDArray[np.float64]], labels: npt.NDArray[np.int64], sources: Sequence[str]
 ) -> npt.NDArray[np.float64]:
     """A weight for each column of the views' logits and a constant (c + 1,), by logistic regression over all tiers.
 
@@ -170,7 +175,7 @@ def source_weights(labels: npt.NDArray[np.int64], sources: Sequence[str]) -> npt
 
 
 def describe(
-    logits: Mapping[Tier, npt.NDArray[np.float64]], labels: npt.NDArray[np.int64], sources: Sequence[str]
+    logits: Mapping[str, npt.NDArray[np.float64]], labels: npt.NDArray[np.int64], sources: Sequence[str]
 ) -> dict[str, Any]:
     """Plain figures of out-of-source scores: AUROC by tier, and by source against all of the other class, worst first.
 

@@ -15,6 +15,7 @@ from PIL import Image
 from mai_app.cli import main
 from mai_app.config import FPR_CEILING, TIERS, CalibrateConfig, EvaluateConfig
 from mai_app.core import metrics
+from mai_app.core.display import show_percent
 from mai_app.data.prepare import prepare
 from mai_app.errors import CheckpointError, DataError
 from mai_app.evaluation import calibrate as module
@@ -58,7 +59,11 @@ def test_the_weights_stay_and_the_calibration_says_what_it_comes_to(trained_run:
     assert (fit.authentic_images, fit.synthetic_images, fit.data) == (COUNT, COUNT, "photos")
     assert sorted(fit.tiers) == sorted(TIERS)
     assert all(rates.images == 2 * COUNT and rates.fpr <= FPR_CEILING for rates in fit.tiers.values())
+    assert all(rates.fpr <= (rates.fpr_bound or 0) <= FPR_CEILING for rates in fit.tiers.values())
+    # Three sources are too few to be the unit.
+    assert (fit.authentic_sources, fit.synthetic_sources) == (0, 0)
     table = text_table(fit).splitlines()
+    assert "fewer than 10 authentic and synthetic sources: each of their images counts as a source" in table[-1]
     assert tuple(line.split()[0] for line in table if line.startswith(TIERS)) == TIERS
     assert max(map(len, table)) <= 120
     # All else that a checkpoint says stays.
@@ -77,6 +82,23 @@ def test_evaluation_measures_what_was_fitted(
         assert figures["fpr"]["value"] == pytest.approx(rates.fpr)
         assert figures["tpr"]["value"] == pytest.approx(rates.tpr)
         assert figures["unsure"] == pytest.approx(rates.unsure)
+
+
+def test_rows_name_the_sources(photos: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mai_app.models.calibration.CALIBRATION_MIN_SOURCES", 3)
+    run = copied(calibrated, tmp_path)
+    fit = calibrate_checkpoint(CalibrateConfig(data=photos, model=str(run), device="cpu"))[1]
+    assert (fit.authentic_sources, fit.synthetic_sources) == (3, 3)
+    assert load_checkpoint(run / BEST).info.calibration == fit
+    table = text_table(fit)
+    assert f"{COUNT} authentic images of 3 sources and {COUNT} synthetic images of 3 sources, in four tiers." in table
+    assert "fewer than" not in table
+    for tier in TIERS:
+        rates = fit.tiers[tier]
+        (line,) = [line for line in table.splitlines() if line.startswith(tier)]
+        shares = (rates.fpr, rates.fpr_bound, rates.tpr, 1 - rates.unsure, rates.right, rates.right_bound)
+        assert line.split(maxsplit=2)[2].split("  ")[0] == show_percent(rates.fpr)
+        assert re.sub(" +", " ", line).endswith(" ".join(map(show_percent, shares)))
 
 
 def test_calibrated_again_nothing_is_judged_twice(photos: Path, calibrated: Path, tmp_path: Path) -> None:

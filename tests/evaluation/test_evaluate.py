@@ -22,7 +22,7 @@ from mai_app.core.metrics import auroc
 from mai_app.errors import DataError, ImageError
 from mai_app.evaluation.audit import format_only_scores
 from mai_app.evaluation.evaluate import MAX_MISTAKES, THUMBNAIL_SIDE, evaluate, make_thumbnail, worst_mistakes
-from mai_app.evaluation.report import text_tables
+from mai_app.evaluation.report import show_by_source, text_tables
 from mai_app.images.decode import decode_file
 from mai_app.images.preprocess import to_inputs
 from tests.conftest import Run, picture, write_data_set
@@ -80,6 +80,44 @@ def test_groups_add_up(report_folder: Path) -> None:
             assert [group["name"] for group in groups] == ["source0", "source1", "source2"]
             called = sum(group["images"] * group["called_synthetic"]["value"] for group in groups)
             assert called / 16 == pytest.approx(figures[rate]["value"])
+
+
+def test_sources_count_alike_and_coverage_is_what_is_not_unsure(report_folder: Path) -> None:
+    report = json.loads((report_folder / "report.json").read_text())
+    rows = [json.loads(line) for line in (report_folder / "scores.jsonl").read_text().splitlines()[1:]]
+    judged = [row for row in rows if row["part"] == "judged"]
+    fit = report["calibration"]
+    for tier in TIERS:
+        figures = report["tiers"][tier]
+        shares = []
+        for source in ("source0", "source1", "source2"):
+            logits = [row["logits"][tier] for row in judged if row["source"] == source and row["label"] == 0]
+            shares.append(np.mean(1 / (1 + np.exp(-np.array(logits) / fit["temperature"])) >= fit["threshold"]))
+        assert figures["fpr_by_source"] == pytest.approx(np.mean(shares))
+        assert figures["coverage"] == pytest.approx(1 - figures["unsure"])
+        groups = [g for g in figures["groups"] if g["column"] == "source"]
+        assert all(g["coverage"] == pytest.approx(1 - g["unsure"]) for g in groups)
+        assert sum(g["images"] * g["unsure"] for g in groups) / 32 == pytest.approx(figures["unsure"])
+
+
+def test_the_worst_kind_of_authentic_images_is_named() -> None:
+    def group(column: str, name: str, images: int, share: float, label: int = 0) -> dict[str, Any]:
+        return {"column": column, "name": name, "images": images, "label": label, "called_synthetic": {"value": share}}
+
+    groups = [
+        group("kind", "photo", 30, 0.1),
+        group("kind", "poster", 20, 0.2),
+        group("kind", "scan", 19, 0.9),
+        group("kind", "(not named)", 50, 0.8),
+        group("source", "a", 60, 0.7),
+        group("source", "b", 59, 0.1),
+        group("source", "a", 60, 0.9, label=1),
+    ]
+    tiers = {tier: {"fpr_by_source": 0.4, "groups": groups} for tier in TIERS}
+    mean, worst = show_by_source({"tiers": tiers})
+    assert mean.startswith("FPR as a mean over the authentic sources (2), each counting alike: clean 40.0 %, q90")
+    assert worst.endswith("poster, 20.0 % of 20 called synthetic in clean")
+    assert len(show_by_source({"tiers": {t: {"fpr_by_source": 0.4, "groups": groups[2:]} for t in TIERS}})) == 1
 
 
 def test_every_figure_lies_in_its_interval(report_folder: Path) -> None:

@@ -65,9 +65,9 @@ def run(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = copytree(trained_run, tmp_path_factory.mktemp("card") / "my_run")
     checkpoint = load_checkpoint(folder / BEST)
     rates: dict[str, TierRates] = {
-        tier: TierRates(48, 0.0417, 0.6, 0.5, None if tier == "hard" else 0.96) for tier in TIERS
+        tier: TierRates(48, 0.0417, 0.6, 0.4, None if tier == "hard" else 0.96, 0.049, 0.951) for tier in TIERS
     }
-    fit = dataclasses.replace(checkpoint.info.calibration, data="val photos", tiers=rates)
+    fit = dataclasses.replace(checkpoint.info.calibration, data="val photos", tiers=rates, authentic_sources=12)
     save_checkpoint(folder / BEST, checkpoint.network, dataclasses.replace(checkpoint.info, calibration=fit))
     data = write_data_set(folder.parent / "pictures", train=2, val=1, test=6)
     with (data / "manifest.csv").open("w", newline="") as stream:
@@ -115,15 +115,18 @@ def test_the_command_writes_the_reports_figures(mai: Run, run: Path, report: dic
     assert tiers[0][2] == " AUROC of res\\*net `0123456789ab` "
     for tier, row in zip(TIERS, tiers[2:], strict=True):
         figures = report["tiers"][tier]
-        assert [cell.strip() for cell in row[:7]] == [
+        assert [cell.strip() for cell in row[:8]] == [
             tier,
             f"**{show_interval(figures['auroc'])}**",
             show_interval(figures["auroc"]),
             show_interval(figures["format_only_auroc"]),
             show_interval(figures["fpr"], percent=True),
             show_interval(figures["tpr"], percent=True),
-            show_percent(figures["unsure"]),
+            show_percent(figures["fpr_by_source"]),
+            show_percent(figures["coverage"]),
         ]
+    assert "| clean | 48 | 4.2 % | 4.9 % | 60.0 % | 60.0 % | 96.0 % | 95.1 % |" in text
+    assert "It counts alike 12 authentic sources and each synthetic image as a source of its own" in text
     assert "6 authentic and 6 synthetic images" in text
     assert "proven authentic" in text
     assert "<script>" not in text
@@ -218,6 +221,16 @@ def test_a_model_that_knows_little_is_said_to(run: Path, report: dict[str, Any],
     assert "### Do scores" not in text
     assert "It never says authentic or synthetic:" in text  # six test images: the trained run's band is open
     assert "No group has 20 images" in text
+
+
+def test_a_report_of_version_0_1_is_enough(run: Path, report: dict[str, Any], tmp_path: Path) -> None:
+    for figures in report["tiers"].values():
+        del figures["fpr_by_source"], figures["coverage"]
+        for group in figures["groups"]:
+            del group["unsure"], group["coverage"]
+    folder = changed(report, tmp_path / "report")
+    assert main(["card", "--report", str(folder), "--out", str(tmp_path / "card.md")]) == 0
+    assert all(row[7].strip() == "–" for row in tables((tmp_path / "card.md").read_text())[1][2:])
 
 
 def test_every_network_has_its_words() -> None:

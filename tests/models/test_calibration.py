@@ -1,7 +1,5 @@
 """Calibration: the temperature that the scores need, the false positive ceiling, verdicts that are right."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -100,15 +98,17 @@ def test_every_tier_keeps_what_is_promised(n: int, seed: int) -> None:
     logits, labels = tiers_of(n, *rng.uniform(0.5, 4, 4))
     calibration = calibrate_tiers(logits, labels, none_doubted(logits))
     reached = []
-    for values in logits.values():
+    for tier, values in logits.items():
         called = sigmoid(values / calibration.temperature) >= calibration.threshold
         reached.append(called[labels == 0].mean())
+        assert calibration.tiers[tier].fpr <= (calibration.tiers[tier].fpr_bound or 0) <= FPR_CEILING
         for name in ("authentic", "synthetic"):
             count, right = given(calibration, values, labels, name)
             assert right >= UNSURE_ACCURACY - 1e-9
             assert count == 0 or count >= UNSURE_MIN_IMAGES
-    # The worst tier decides, and needs no more than it has to.
-    assert max(reached) == int(FPR_CEILING * n) / n
+    # The worst tier decides; a bound leaves less than the ceiling itself, and no more is left than it takes.
+    assert max(reached) <= int(FPR_CEILING * n) / n
+    assert n < 100 or max(reached) >= 0.01
 
 
 def test_the_most_cautious_edge_alone_would_not_do() -> None:
@@ -135,12 +135,16 @@ def test_a_tier_that_knows_nothing_makes_all_unsure() -> None:
     assert [rates.unsure for rates in calibration.tiers.values()] == [1.0, 1.0]
 
 
-def test_one_tier_is_calibrated_as_training_does() -> None:
+def test_one_tier_is_calibrated_as_training_does_and_more_cautiously() -> None:
     logits, labels = logits_of(2.0, 300)
     alone = calibrate(logits, labels)
     fit = calibrate_tiers({"clean": logits}, labels, {"clean": np.zeros(600, dtype=bool)}, "photos")
-    assert replace(fit, tiers={}, data="") == alone
-    assert (fit.data, alone.tiers) == ("photos", {})
+    assert fit.temperature == alone.temperature
+    # Bounds are kept, not only the figures themselves.
+    assert fit.threshold > alone.threshold
+    assert fit.unsure_low < alone.unsure_low
+    assert fit.unsure_high > alone.unsure_high
+    assert (fit.data, alone.data, alone.tiers) == ("photos", "", {})
 
 
 def test_the_temperature_is_that_of_all_tiers_together() -> None:
@@ -163,8 +167,8 @@ def test_rates_are_those_of_the_verdicts() -> None:
         verdicts = np.array(["unsure" if d else fit.verdict(p) for p, d in zip(scores, doubted[tier], strict=True)])
         assert rates.images == 350
         assert rates.unsure == pytest.approx((verdicts == "unsure").mean())
-        assert rates.fpr == (scores[labels == 0] >= fit.threshold).mean()
-        assert rates.tpr == (scores[labels == 1] >= fit.threshold).mean()
+        assert rates.fpr == pytest.approx((scores[labels == 0] >= fit.threshold).mean())
+        assert rates.tpr == pytest.approx((scores[labels == 1] >= fit.threshold).mean())
         share = {
             (label, name): (verdicts[labels == label] == name).mean()
             for label in (0, 1)
@@ -182,91 +186,3 @@ def test_doubted_images_open_no_verdict() -> None:
     fit = calibrate_tiers({"clean": logits}, labels, {"clean": np.abs(logits) > 1})
     assert (fit.unsure_low, fit.unsure_high) == (0.0, 1.0)
     assert calibrate(logits, labels).unsure_high < 1
-
-
-# Sources as the unit
-
-
-def of_sources(
-    rng: np.random.Generator, count: int, spread: float, distance: float = 2.0
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Logits (n,), labels and sources: `count` sources of either class of 4 to 40 images, whose means differ."""
-    logits, labels, names = [], [], []
-    for label in (0, 1):
-        for number in range(count):
-            images = int(rng.integers(4, 40))
-            mean = distance * (label - 0.5) + rng.normal(0, spread)
-            logits.append(rng.normal(mean, 1, images))
-            labels += [label] * images
-            names += [f"{label}-{number}"] * images
-    return np.concatenate(logits), np.array(labels), names
-
-
-def tiers_alike(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> Calibration:
-    nobody = np.zeros(len(labels), dtype=bool)
-    return calibrate_tiers({"clean": logits, "q90": logits - 0.1}, labels, {"clean": nobody, "q90": nobody}, "d", names)
-
-
-def test_the_threshold_holds_for_other_sources() -> None:
-    # With images as the unit, and no margin, about half of the sets would break the promise on new sources.
-    rng = np.random.default_rng(0)
-    held = 0
-    for _ in range(20):
-        fit = tiers_alike(*of_sources(rng, 40, 0.7))
-        logits, labels, _ = of_sources(rng, 1500, 0.7)
-        held += (fit.scores(logits[labels == 0]) >= fit.threshold).mean() <= FPR_CEILING
-    # 90 % are promised, about 85 % come out: a bootstrap's bounds are a little narrow for rates as skewed as these.
-    assert held >= 14
-
-
-def test_verdicts_hold_for_other_sources_and_are_given() -> None:
-    rng = np.random.default_rng(1)
-    held = given = 0
-    for _ in range(8):
-        fit = tiers_alike(*of_sources(rng, 60, 0.5, distance=3.0))
-        logits, labels, _ = of_sources(rng, 800, 0.5, distance=3.0)
-        verdicts = np.array([fit.verdict(p) for p in fit.scores(logits)])
-        given += (verdicts != "unsure").mean() > 0.3
-        shares = [(verdicts[labels == label] == "synthetic").mean() for label in (0, 1)]
-        held += shares[1] / sum(shares) >= UNSURE_ACCURACY
-    assert held >= 5
-    assert given == 8
-
-
-def test_a_large_source_does_not_hide_many_small_ones() -> None:
-    rng = np.random.default_rng(2)
-    logits, labels, names = of_sources(rng, 30, 0.3)
-    large = np.full(20_000, -6.0)  # one authentic source of which nothing is called synthetic
-    more = (np.append(logits, large), np.append(labels, np.zeros(20_000, int)), [*names, *["0-large"] * 20_000])
-    alone, beside = tiers_alike(logits, labels, names), tiers_alike(*more)
-    others = logits[labels == 0]
-    rate = (beside.scores(others) >= beside.threshold).mean()
-    assert rate <= FPR_CEILING * 1.2
-    assert abs(rate - (alone.scores(others) >= alone.threshold).mean()) < 0.02
-    of_images = calibrate_tiers({"clean": more[0]}, more[1], {"clean": np.zeros(len(more[1]), bool)})
-    assert (of_images.scores(others) >= of_images.threshold).mean() > 0.5
-
-
-def test_rates_and_bounds_are_means_over_sources() -> None:
-    logits, labels, names = of_sources(np.random.default_rng(3), 50, 0.5)
-    fit = tiers_alike(logits, labels, names)
-    assert (fit.authentic_sources, fit.synthetic_sources) == (50, 50)
-    called = fit.scores(logits) >= fit.threshold
-    by_source = [called[np.array(names) == f"0-{number}"].mean() for number in range(50)]
-    clean = fit.tiers["clean"]
-    assert clean.fpr == pytest.approx(np.mean(by_source))
-    assert clean.fpr_bound is not None
-    assert clean.fpr < clean.fpr_bound <= FPR_CEILING
-    error = np.std(by_source) / np.sqrt(50)
-    assert clean.fpr_bound - clean.fpr == pytest.approx(1.28 * error, rel=0.25)  # as of a normal distribution
-    assert clean.right is not None
-    assert clean.right_bound is not None
-    assert UNSURE_ACCURACY - 0.03 < clean.right_bound < clean.right
-
-
-def test_with_few_sources_images_are_the_unit() -> None:
-    logits, labels, names = of_sources(np.random.default_rng(4), 9, 0.2)
-    nobody = {"clean": np.zeros(len(labels), dtype=bool)}
-    fit = calibrate_tiers({"clean": logits}, labels, nobody, "d", names)
-    assert fit == calibrate_tiers({"clean": logits}, labels, nobody, "d")
-    assert (fit.authentic_sources, fit.tiers["clean"].fpr_bound) == (0, None)

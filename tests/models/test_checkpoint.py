@@ -125,8 +125,8 @@ def test_a_verdict_follows_the_unsure_band() -> None:
 
 
 def test_a_calibration_of_the_tiers_comes_back(network: nn.Module, whole: Path, tmp_path: Path) -> None:
-    rates = {"clean": TierRates(202, 0.04, 0.6, 0.5, 0.96), "hard": TierRates(202, 0.05, 0.5, 1.0, None)}
-    fit = dataclasses.replace(INFO.calibration, data="photos", tiers=rates)
+    rates = {"clean": TierRates(202, 0.04, 0.6, 0.5, 0.96, 0.05, 0.95), "hard": TierRates(202, 0.05, 0.5, 1.0, None)}
+    fit = dataclasses.replace(INFO.calibration, data="photos", tiers=rates, authentic_sources=12, synthetic_sources=30)
     info = dataclasses.replace(INFO, calibration=fit)
     save_checkpoint(tmp_path / "a.safetensors", network, info)
     checkpoint, before = load_checkpoint(tmp_path / "a.safetensors"), load_checkpoint(whole)
@@ -144,12 +144,29 @@ def test_other_weights_have_another_name(network: nn.Module, whole: Path, tmp_pa
 
 
 def test_a_checkpoint_of_format_1_is_read(network: nn.Module, tmp_path: Path) -> None:
-    fit = {name: value for name, value in dataclasses.asdict(INFO.calibration).items() if name not in ("data", "tiers")}
+    later = {"data", "tiers", "authentic_sources", "synthetic_sources"}
+    fit = {name: value for name, value in dataclasses.asdict(INFO.calibration).items() if name not in later}
     assert len(fit) == 6  # as MAI wrote them before it knew tiers
     old = document(format_version=1, calibration=fit)
     checkpoint = load_checkpoint(weights(tmp_path / "a.safetensors", {"mai": old}, network.state_dict()))
     assert checkpoint.info == INFO
     assert (checkpoint.info.calibration.data, checkpoint.info.calibration.tiers) == ("", {})
+
+
+def test_a_checkpoint_of_format_2_is_read(network: nn.Module, tmp_path: Path) -> None:
+    fit = dataclasses.asdict(INFO.calibration) | {"data": "photos"}
+    del fit["authentic_sources"], fit["synthetic_sources"]
+    rates = {name: value for name, value in RATES.items() if name not in ("fpr_bound", "right_bound")}
+    assert len(rates) == 5  # as MAI wrote them before it knew sources
+    old = document(format_version=2, calibration=fit | {"tiers": {"clean": rates}})
+    checkpoint = load_checkpoint(weights(tmp_path / "a.safetensors", {"mai": old}, network.state_dict()))
+    read = checkpoint.info.calibration
+    assert (read.authentic_sources, read.synthetic_sources) == (0, 0)
+    assert (read.tiers["clean"].fpr, read.tiers["clean"].fpr_bound, read.tiers["clean"].right_bound) == (
+        0.05,
+        None,
+        None,
+    )
 
 
 # Refusals

@@ -38,8 +38,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"needs one of {', '.jo
 LIMITS = ServeLimits(max_body_bytes=2**20, requests_per_minute=100_000, retry_after_seconds=1)
 HTML = "<img src=x onerror=document.title='run'>.png"
 TIERS: dict[str, dict[str, float | None]] = {
-    "clean": {"images": 1230, "fpr": 0.07, "tpr": 0.6, "unsure": 0.5, "right": 0.95},
-    "hard": {"images": 1230, "fpr": 0.11, "tpr": 0.5, "unsure": 0.6, "right": None},
+    "clean": {"images": 1230, "fpr": 0.07, "tpr": 0.6, "unsure": 0.5, "right": 0.95, "fpr_bound": 0.09},
+    "hard": {"images": 1230, "fpr": 0.11, "tpr": 0.5, "unsure": 0.6, "right": None, "fpr_bound": 0.13},
 }
 FACTS = ModelFacts(
     name="lion",
@@ -56,6 +56,11 @@ FACTS = ModelFacts(
     tiers=TIERS,
 )
 TIGER = replace(FACTS, name="tiger", version="ffffffffffff", sha256="f" * 64, tiers={})
+OLD_TIERS: dict[str, dict[str, float | None]] = {
+    "clean": {"images": 1230, "fpr": 0.07, "tpr": 0.6, "unsure": 1.0, "right": None}
+}
+OLD = replace(FACTS, name="old", version="eeeeeeeeeeee", sha256="e" * 64, tiers=OLD_TIERS)
+"""A model of format 2, which knows no bounds and is always unsure."""
 EVIDENCE = (
     Evidence("Content Credentials", "synthetic", "signed", "Made by <b>a model</b>.", (("signer", "A\u202eB"),)),
     Evidence("EXIF", "authentic", "hint", "A camera's name.", ()),
@@ -264,6 +269,7 @@ def test_a_dropped_image_gets_a_verdict_and_a_score_on_a_scale(visit: Open, url:
     expect(row.locator(".meaning")).to_contain_text("no proof")
     expect(row.locator(".wrong")).to_contain_text("Of 610 authentic validation images, this model called 7.0\u00a0%")
     expect(row.locator(".wrong")).to_contain_text("up to 11\u00a0% in its worst tier (hard")
+    expect(row.locator(".wrong")).to_contain_text("(90\u00a0% bound: 13\u00a0%)")
     scale = row.get_by_role("img", name="Score 0.83, on a scale from 0, authentic, to 1, synthetic.")
     expect(scale).to_have_accessible_name(
         "Score 0.83, on a scale from 0, authentic, to 1, synthetic. Unsure from 0.25 to 0.75. Threshold 0.60."
@@ -537,6 +543,22 @@ def test_a_model_can_be_chosen_where_there_are_several(visit: Open, url: str, fa
     assert fake.requested_models == ["lion", "tiger"]
     expect(two.nth(0).locator(".wrong")).to_contain_text("Of 610")
     expect(two.nth(1).locator(".wrong")).to_have_text("How often this model is wrong was not measured.")
+
+
+def test_what_verdicts_are_worth_stands_beside_how_many_there_are(visit: Open, url: str, fake: Fake) -> None:
+    page = visit(url)
+    rates = page.locator("#rates")
+    expect(rates).to_contain_text("It gave a verdict on 40\u00a0% to 50\u00a0% of all, and 95\u00a0% of these verdicts")
+    page.get_by_text("The model, and what was measured tier by tier").click()
+    table = rates.get_by_role("table")
+    expect(table.locator("tr").nth(0)).to_contain_text("got a verdictof these right")
+    expect(table.locator("tr").nth(1)).to_contain_text("50\u00a0%95\u00a0%")
+    expect(rates).to_contain_text("means over the sources of the images")
+    fake.models = (OLD,)
+    rates = visit(url).locator("#rates")
+    expect(rates).to_contain_text("It gave a verdict on 0\u00a0% of all.")
+    expect(rates).not_to_contain_text("bound")
+    expect(rates).not_to_contain_text("means over the sources")
 
 
 CONTRAST = """() => {
