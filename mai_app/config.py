@@ -148,7 +148,7 @@ UNSURE_MIN_IMAGES = 20
 """A side of the unsure band is opened only if at least this many validation images lie beyond it."""
 CALIBRATION_MIN_IMAGES = 20
 """Images of either class that `mai calibrate` needs: with fewer, FPR_CEILING is less than one image."""
-CALIBRATION_MIN_SOURCES = 10
+CALIBRATION_MIN_SOURCES = 20
 """Sources of a class from which on `mai calibrate` counts sources, not images: redraws of fewer hardly differ."""
 CALIBRATION_CONFIDENCE = 0.9
 """One-sided confidence of the bounds over sources that `mai calibrate` keeps."""

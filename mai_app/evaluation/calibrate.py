@@ -94,8 +94,8 @@ def text_table(calibration: Calibration) -> str:
     ]
     if few := [name for name, units in zip(CLASSES, sources, strict=True) if not units]:
         lines.append(
-            f"fewer than {CALIBRATION_MIN_SOURCES} {' and '.join(few)} sources: each of their images counts as a "
-            "source of its own; expect more errors on other sources"
+            f"fewer than {CALIBRATION_MIN_SOURCES} {' and '.join(few)} sources: each image counts as one; "
+            "expect more errors on other sources"
         )
     return "\n".join(lines)
 

@@ -63,7 +63,7 @@ def test_the_weights_stay_and_the_calibration_says_what_it_comes_to(trained_run:
     # Three sources are too few to be the unit.
     assert (fit.authentic_sources, fit.synthetic_sources) == (0, 0)
     table = text_table(fit).splitlines()
-    assert "fewer than 10 authentic and synthetic sources: each of their images counts as a source" in table[-1]
+    assert "fewer than 10 authentic and synthetic sources: each image counts as one;" in table[-1]
     assert tuple(line.split()[0] for line in table if line.startswith(TIERS)) == TIERS
     assert max(map(len, table)) <= 120
     # All else that a checkpoint says stays.
@@ -97,7 +97,6 @@ def test_rows_name_the_sources(photos: Path, calibrated: Path, tmp_path: Path, m
         rates = fit.tiers[tier]
         (line,) = [line for line in table.splitlines() if line.startswith(tier)]
         shares = (rates.fpr, rates.fpr_bound, rates.tpr, 1 - rates.unsure, rates.right, rates.right_bound)
-        assert line.split(maxsplit=2)[2].split("  ")[0] == show_percent(rates.fpr)
         assert re.sub(" +", " ", line).endswith(" ".join(map(show_percent, shares)))
 
 
