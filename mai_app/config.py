@@ -141,9 +141,9 @@ AUDIT_LIMIT = 0.6
 FPR_CEILING = 0.05
 """The decision threshold lets at most this share of the authentic validation images be called synthetic; `mai
 calibrate` keeps the upper bound of its mean over sources below."""
-UNSURE_ACCURACY = 0.95
+UNSURE_ACCURACY = 0.87
 """Verdicts outside the unsure band are right at least this often on the validation images; in `mai calibrate` this is
-the lower bound."""
+the lower bound of the mean over sources (docs/decisions.md)."""
 UNSURE_MIN_IMAGES = 20
 """A side of the unsure band is opened only if at least this many validation images lie beyond it."""
 CALIBRATION_MIN_IMAGES = 20
