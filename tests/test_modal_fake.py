@@ -19,7 +19,7 @@ from huggingface_hub import constants as hub_constants
 from starlette.testclient import TestClient
 
 from mai_app import cli
-from mai_app.config import RUNS
+from mai_app.config import RUNS, SHIPPED
 from tests.conftest import write_data_set
 from tests.fake_modal import Function, World, crossing
 from tests.hub import Hub, add_six
@@ -209,7 +209,7 @@ def test_calibrate_and_twins_change_the_volume(cloud: Cloud, tmp_path: Path) -> 
     cloud.mai(f"train --data tiny --name other {TRAIN} --on modal")
     done = cloud.mai("calibrate --data tiny --model other --on modal")
     assert done.code == 0, done.err
-    assert "20 authentic and 20 synthetic images, in four tiers" in done.out
+    assert "20 authentic images and 20 synthetic images, in four tiers" in done.out
     assert done.out.endswith("calibrated: run other on the Volume\n")
     assert cloud.world.path("runs/other/best.safetensors").read_bytes() != before
     assert cloud.world.path("runs/r/best.safetensors").read_bytes() == before
@@ -395,8 +395,8 @@ def test_another_gpu_and_the_open_page(tmp_path: Path, data_set: Path) -> None:
         assert "<html" in client.get("/").text
         picture = next(data_set.rglob("*.png"))
         answer = client.post("/v1/predict?model=lion", files=[("a", ("p", picture.read_bytes()))])
-        assert answer.json()["models"][0]["name"] == "traces"  # whatever is asked for
-        assert [facts["name"] for facts in client.get("/v1/models").json()["models"]] == ["traces"]
+        assert answer.json()["models"][0]["name"] == SHIPPED  # whatever is asked for
+        assert [facts["name"] for facts in client.get("/v1/models").json()["models"]] == [SHIPPED]
 
 
 def test_machines_limits_and_mounts_are_what_was_meant(cloud: Cloud) -> None:

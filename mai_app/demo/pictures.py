@@ -62,9 +62,9 @@ def sample_image() -> bytes:
 
 
 def heatmap_picture(data: bytes) -> Image.Image:
-    """An image file's bytes as a picture, and beside it its heatmap by the shipped model, with the scale."""
+    """An image file's bytes as a picture, and beside it its heatmap by `traces`, whose cells are small."""
     pixels = decode(data, NAME).pixels
-    shown = picture(pixels, heatmap(load(SHIPPED), pixels))
+    shown = picture(pixels, heatmap(load("traces"), pixels))
     canvas = Image.new("RGB", (pixels.shape[1] + GAP + shown.shape[1], shown.shape[0]), "white")
     canvas.paste(Image.fromarray(pixels))
     canvas.paste(Image.fromarray(shown), (pixels.shape[1] + GAP, 0))

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from mai_app.cli import main
-from mai_app.config import FPR_CEILING, TIERS, CalibrateConfig, EvaluateConfig
+from mai_app.config import CALIBRATION_MIN_SOURCES, FPR_CEILING, TIERS, CalibrateConfig, EvaluateConfig
 from mai_app.core import metrics
 from mai_app.core.display import show_percent
 from mai_app.data.prepare import prepare
@@ -63,7 +63,9 @@ def test_the_weights_stay_and_the_calibration_says_what_it_comes_to(trained_run:
     # Three sources are too few to be the unit.
     assert (fit.authentic_sources, fit.synthetic_sources) == (0, 0)
     table = text_table(fit).splitlines()
-    assert "fewer than 10 authentic and synthetic sources: each image counts as one;" in table[-1]
+    assert (
+        f"fewer than {CALIBRATION_MIN_SOURCES} authentic and synthetic sources: each image counts as one;" in table[-1]
+    )
     assert tuple(line.split()[0] for line in table if line.startswith(TIERS)) == TIERS
     assert max(map(len, table)) <= 120
     # All else that a checkpoint says stays.

@@ -12,6 +12,7 @@ from mai_app.errors import CheckpointError, ModelNameError
 from mai_app.inference.detector import load
 from mai_app.inference.reload import MAX_LOADED, DetectorCache, LiveDetector, known_models
 from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
+from mai_app.models.registry import shipped_models
 
 
 def test_it_waits_for_weights_follows_them_and_keeps_what_works(
@@ -85,12 +86,12 @@ def test_a_shared_folder_out_of_reach_takes_nothing_away(trained_run: Path) -> N
 def test_known_models_lists_usable_ones_with_the_default_first(model_runs: Path, tmp_path: Path) -> None:
     facts = known_models(ServeConfig(runs=model_runs))
     assert facts[0] == load(model_runs / "r5", "cpu").facts
-    assert sorted(one.name for one in facts) == sorted(["r0", "r1", "r2", "r3", "r4", "r5", SHIPPED])
+    assert sorted(one.name for one in facts) == sorted(["r0", "r1", "r2", "r3", "r4", "r5", *shipped_models()])
     shutil.copy(model_runs / "r0" / "best.safetensors", tmp_path / "mine.safetensors")
     facts = known_models(ServeConfig(model=str(tmp_path / "mine.safetensors"), runs=model_runs))
     assert facts[0].name == "mine"
-    assert len(facts) == 8
-    assert [one.name for one in known_models(ServeConfig(runs=model_runs / "none"))] == [SHIPPED]
+    assert len(facts) == 9
+    assert [one.name for one in known_models(ServeConfig(runs=model_runs / "none"))] == [SHIPPED, "traces"]
     with pytest.raises(CheckpointError):
         known_models(ServeConfig(model="nothing", runs=model_runs))
 

@@ -115,7 +115,7 @@ def test_the_most_cautious_edge_alone_would_not_do() -> None:
     # Of the second tier the most sure images are wrong: right above its own edge, and not above the first tier's.
     labels = np.repeat([0, 1], 100)
     first = np.concatenate([np.linspace(-8, 3.9, 100), np.linspace(4, 8, 100)])
-    second = np.concatenate([np.linspace(-8, -1, 94), np.linspace(7.1, 7.9, 6), np.linspace(0.5, 5, 100)])
+    second = np.concatenate([np.linspace(-8, -1, 92), np.linspace(7.1, 7.9, 8), np.linspace(0.5, 5, 100)])
     logits = {"first": first, "second": second}
     edge = 3.5  # above it the first tier is right, and above -1 the second
     assert [labels[part > edge].mean() >= UNSURE_ACCURACY for part in (first, second)] == [True, False]

@@ -155,7 +155,7 @@ def test_a_class_of_few_sources_counts_images(few: int) -> None:
 def test_doubted_images_count_for_the_threshold_and_open_no_verdict() -> None:
     logits, labels, names = sample_of(np.random.default_rng(6), 40, 0.3)
     fit = fit_of((logits, labels, names))
-    sure = fit_of((logits, labels, names), doubted=np.abs(logits) > 0.3)
+    sure = fit_of((logits, labels, names), doubted=np.abs(logits) > 0.02)
     assert (sure.temperature, sure.threshold) == (fit.temperature, fit.threshold)
     assert sure.tiers["clean"].fpr == fit.tiers["clean"].fpr
     assert (fit.unsure_low > 0, fit.unsure_high < 1) == (True, True)

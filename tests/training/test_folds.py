@@ -162,7 +162,7 @@ def test_features_are_computed_anew_where_what_they_depend_on_changed(sources: P
     before = (first / "000000.npy").stat().st_mtime_ns
     train(views_config(sources, tmp_path, name="b", learning_rate=1e-2))
     assert (first / "000000.npy").stat().st_mtime_ns == before
-    for number, change in enumerate(({"draws": 2}, {"seed": 5}, {"blocks": "2"}, {"source_cap": 3})):
+    for number, change in enumerate(({"draws": 5}, {"seed": 5}, {"blocks": "2"}, {"source_cap": 3})):
         train(views_config(sources, tmp_path, name=f"c{number}", **change))
         assert len(list((tmp_path / "prepared").glob("*/features/*"))) == number + 2
 
