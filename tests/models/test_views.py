@@ -99,7 +99,7 @@ def test_weights_come_from_a_local_file(tmp_path: Path) -> None:
     for name, tensor in body.network.state_dict().items():
         assert torch.equal(tensor, theirs.state_dict()[name]), name
     with torch.inference_mode():  # the features are those blocks' tokens
-        expected = theirs.forward_intermediates(
+        expected = theirs.forward_intermediates(  # type: ignore[operator]
             (torch.full((1, 3, 64, 64), 0.25) - body.mean) / body.deviation,
             indices=[0, 2],
             return_prefix_tokens=True,

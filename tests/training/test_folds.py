@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from tests.conftest import picture
 WORDS = ("--model", "test_vit", "--start-from", "", "--blocks", "1,3", "--view-size", "64", "--batch-size", "8")
 
 
-def views_config(data: Path, folder: Path, **more: object) -> TrainConfig:
+def views_config(data: Path, folder: Path, **more: Any) -> TrainConfig:
     """A short run of a tiny network of views."""
     settings = {
         "model": "test_vit",
@@ -128,7 +129,7 @@ def test_each_image_is_scored_without_its_source_and_the_model_is_fitted_on_that
     report = json.loads((run / "out-of-source.json").read_text())
     checkpoint = load_checkpoint(run / "best.safetensors")
     assert report["images"] == 72
-    np.testing.assert_allclose(checkpoint.network.fusion, report["fusion"], rtol=1e-5)
+    np.testing.assert_allclose(checkpoint.network.state_dict()["fusion"], report["fusion"], rtol=1e-5)
     assert checkpoint.info.calibration.tiers.keys() == {"clean", "q90", "web", "hard"}
     assert checkpoint.info.epoch == 2  # the last: no source is left to choose by
     # What the folds never saw, their networks differ by; nothing is computed twice.
@@ -162,7 +163,8 @@ def test_features_are_computed_anew_where_what_they_depend_on_changed(sources: P
     before = (first / "000000.npy").stat().st_mtime_ns
     train(views_config(sources, tmp_path, name="b", learning_rate=1e-2))
     assert (first / "000000.npy").stat().st_mtime_ns == before
-    for number, change in enumerate(({"draws": 5}, {"seed": 5}, {"blocks": "2"}, {"source_cap": 3})):
+    changes: list[dict[str, Any]] = [{"draws": 5}, {"seed": 5}, {"blocks": "2"}, {"source_cap": 3}]
+    for number, change in enumerate(changes):
         train(views_config(sources, tmp_path, name=f"c{number}", **change))
         assert len(list((tmp_path / "prepared").glob("*/features/*"))) == number + 2
 
@@ -235,7 +237,9 @@ def test_views_and_traces_are_fused_to_one_model(sources: Path, tmp_path: Path) 
     fold = traces / "fold-1"
     rows = [json.loads(line) for line in (fold / "out-of-source" / "native.jsonl").read_text().splitlines()[1:]]
     stand_in = load_checkpoint(folder / "best.safetensors")
-    stand_in.network.traces.load_state_dict(load_checkpoint(fold / "best.safetensors").network.state_dict())
+    stand_in.network.get_submodule("traces").load_state_dict(
+        load_checkpoint(fold / "best.safetensors").network.state_dict()
+    )
     for row in rows[:5]:
         inputs = to_inputs(decode_file(sources / row["file"]).pixels, stand_in.info.preprocessing)
         columns = Detector(stand_in, torch.device("cpu")).view_logits([inputs])
