@@ -205,7 +205,7 @@ def test_twins_and_calibration_on_the_volume(volume: Path, tmp_path: Path) -> No
     done = on_modal(script, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "more-twins: 32 twins" in done.stdout
-    assert "24 authentic and 24 synthetic images, in four tiers" in done.stdout
+    assert "24 authentic images and 24 synthetic images, in four tiers" in done.stdout
     assert "calibrated: run r on the Volume" in done.stdout
     assert done.stdout.count("train/synthetic/twins/source") == 3
     assert "twins: hires 1 container (L4 or A10 or T4" in done.stderr
