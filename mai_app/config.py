@@ -293,7 +293,7 @@ RECIPES: Final[dict[RecipeName, dict[str, Any]]] = {
         "blocks": "3,4,5,6,7,8,9,10",
         "tune": "head",
         "draws": 2,
-        "epochs": 8,
+        "epochs": 16,
         "learning_rate": 1e-3,
         "source_cap": 150,
         "folds": 5,

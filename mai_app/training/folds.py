@@ -25,7 +25,7 @@ from mai_app.data.layout import Record
 from mai_app.errors import DataError, RunError
 from mai_app.evaluation.score import Images, Row, open_images, score
 from mai_app.inference.detector import Detector
-from mai_app.models.calibration import calibrate_tiers
+from mai_app.models.calibration import Calibration, calibrate_tiers
 from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
 from mai_app.models.registry import BEST
 from mai_app.models.views import ViewsNet
@@ -141,7 +141,7 @@ def fit_out_of_source(path: Path, rows: list[Row], data: str) -> None:
     }
     calibration = calibrate_tiers(logits, labels, doubted, data, sources)
     save_checkpoint(path, network, replace(checkpoint.info, calibration=calibration))
-    report = describe(logits, labels, sources)
+    report = describe(logits, labels, sources) | {"kinds": describe_kinds(logits, rows, calibration)}
     if isinstance(network, ViewsNet):
         report["fusion"] = weights.tolist()
     write_text(path.parent / REPORT, json.dumps(report, indent=1) + "\n")
@@ -195,6 +195,39 @@ def describe(
         "auroc": {tier: auroc(logits[tier], labels) for tier in TIERS},
         "sources": sorted(rows, key=lambda row: row["auroc"]),
     }
+
+
+def describe_kinds(
+    logits: Mapping[str, npt.NDArray[np.float64]], rows: Sequence[Row], calibration: Calibration
+) -> list[dict[str, Any]]:
+    """Shares called synthetic at the threshold, and unsure, by tier, of each kind of authentic image, largest first.
+
+    logits: (n,) by tier, of the rows.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for at, row in enumerate(rows):
+        if row["label"] == 0:
+            members[row["kind"]].append(at)
+    kinds = []
+    for kind, own in sorted(members.items(), key=lambda item: (-len(item[1]), item[0])):
+        scores = {tier: calibration.scores(logits[tier][own]) for tier in TIERS}
+        unsure = {
+            tier: [
+                calibration.verdict(float(score), rows[at]["doubts"][tier]) == "unsure"
+                for score, at in zip(scores[tier], own, strict=True)
+            ]
+            for tier in TIERS
+        }
+        kinds.append(
+            {
+                "kind": kind,
+                "images": len(own),
+                "sources": len({rows[at]["source"] for at in own}),
+                "fpr": {tier: float((scores[tier] >= calibration.threshold).mean()) for tier in TIERS},
+                "unsure": {tier: float(np.mean(unsure[tier])) for tier in TIERS},
+            }
+        )
+    return kinds
 
 
 def _chosen(records: Iterable[Record], sources: frozenset[str]) -> list[Record]:

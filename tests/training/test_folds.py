@@ -23,8 +23,9 @@ from mai_app.errors import DataError, RunError
 from mai_app.images.decode import decode_file
 from mai_app.images.preprocess import to_inputs
 from mai_app.inference.detector import Detector, load
+from mai_app.models.calibration import Calibration
 from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
-from mai_app.training.folds import fit_fusion, make_folds, read_folds, source_weights, train_folds
+from mai_app.training.folds import describe_kinds, fit_fusion, make_folds, read_folds, source_weights, train_folds
 from mai_app.training.fuse import fuse
 from mai_app.training.loop import train
 from mai_app.training.run_folder import Run, check_options
@@ -112,6 +113,22 @@ def test_sources_count_alike_in_the_fusion() -> None:
     assert first > 1.5 * second > 0
 
 
+def test_kinds_show_what_is_called_synthetic_and_what_is_left_unsure() -> None:
+    kinds, doubts = ["scan", "scan", "scan", "portrait", "flux"], [None, None, "too small", None, None]
+    tiers = ("clean", "q90", "web", "hard")
+    rows = [
+        {"kind": kind, "label": int(kind == "flux"), "source": f"s{at % 2}", "doubts": dict.fromkeys(tiers, doubt)}
+        for at, (kind, doubt) in enumerate(zip(kinds, doubts, strict=True))
+    ]
+    logits = {tier: np.array([4.0, 0.5, -4.0, -4.0, 4.0]) for tier in tiers} | {"hard": np.full(5, -4.0)}
+    calibration = Calibration(1, 0.6, 0.1, 0.9, 4, 1)
+    scan, portrait = describe_kinds(logits, rows, calibration)
+    assert (scan["kind"], scan["images"], scan["sources"]) == ("scan", 3, 2)
+    assert scan["fpr"] == pytest.approx({"clean": 2 / 3, "q90": 2 / 3, "web": 2 / 3, "hard": 0})
+    assert scan["unsure"] == pytest.approx({"clean": 2 / 3, "q90": 2 / 3, "web": 2 / 3, "hard": 1 / 3})
+    assert (portrait["images"], portrait["fpr"]["clean"], portrait["unsure"]["clean"]) == (1, 0, 0)
+
+
 def test_each_image_is_scored_without_its_source_and_the_model_is_fitted_on_that(sources: Path, tmp_path: Path) -> None:
     run = train(views_config(sources, tmp_path, folds=3))
     folds = json.loads((run / "folds.json").read_text())
@@ -130,6 +147,7 @@ def test_each_image_is_scored_without_its_source_and_the_model_is_fitted_on_that
     report = json.loads((run / "out-of-source.json").read_text())
     checkpoint = load_checkpoint(run / "best.safetensors")
     assert report["images"] == 72
+    assert sum(kind["images"] for kind in report["kinds"]) == 36
     np.testing.assert_allclose(checkpoint.network.state_dict()["fusion"], report["fusion"], rtol=1e-5)
     assert checkpoint.info.calibration.tiers.keys() == {"clean", "q90", "web", "hard"}
     assert checkpoint.info.epoch == 2  # the last: no source is left to choose by
