@@ -31,7 +31,7 @@ from mai_app.models.registry import BEST
 from mai_app.models.views import ViewsNet
 from mai_app.training.run_folder import Run
 
-SCORED_PER_SOURCE: Final = 15
+SCORED_PER_SOURCE: Final = 8
 """Images of a source, of each class and kind, that are scored without it: a source counts as one, however large."""
 MIN_IMAGES: Final = 5
 """Images that a source must have to be named among the worst."""
