@@ -105,7 +105,6 @@ _SOURCE_TYPES: Final = {
     for kind in (
         SourceType("trainedAlgorithmicMedia", "synthetic", "synthetic"),
         SourceType("compositeWithTrainedAlgorithmicMedia", "synthetic", "synthetic in part"),
-        SourceType("algorithmicMedia", "synthetic", "made by an algorithm"),
         SourceType("compositeSynthetic", "synthetic", "a composite with synthetic parts"),
         SourceType("trainedAlgorithmicData", "synthetic", "data of a trained model"),
         SourceType("digitalCapture", "authentic", "taken by a camera"),
@@ -120,6 +119,8 @@ _SOURCE_TYPES: Final = {
         SourceType("composite", "edited", "a composite"),
         SourceType("digitalCreation", "nothing", "made by a person with software"),
         SourceType("digitalArt", "nothing", "drawn by a person with software"),
+        # IPTC: purely by an algorithm not based on any sampled training data, such as a fractal.
+        SourceType("algorithmicMedia", "nothing", "made by an algorithm"),
         SourceType("softwareImage", "nothing", "made by software"),
         SourceType("dataDrivenMedia", "nothing", "drawn from data"),
         SourceType("screenCapture", "nothing", "taken from a screen"),
