@@ -57,4 +57,5 @@ def _find_xmp(metadata: Metadata) -> Iterator[Evidence]:
 
 
 def _find_exif(metadata: Metadata) -> Iterator[Evidence]:
-    yield from find_exif_evidence(read_exif_texts(metadata.exif))
+    for block in metadata.exif:
+        yield from find_exif_evidence(read_exif_texts(block))

@@ -43,10 +43,12 @@ MAX_FIELDS: Final = 12
 _MAX_NAME_LENGTH: Final = 80  # characters of a name quoted within a statement
 
 _UNVERIFIED: Final = "anybody can write that"
-_PROGRAM_TAGS: Final = ("Software", "ProcessingSoftware", "HostComputer")
+_SOFTWARE_TAGS: Final = ("Software", "ProcessingSoftware")
+_PROGRAM_TAGS: Final = (*_SOFTWARE_TAGS, "HostComputer")
 # ComfyUI writes into Make and Model.
 _TEXT_TAGS: Final = ("UserComment", "ImageDescription", "XPComment", "Make", "Model")
-_PROGRAM_KEYS: Final = frozenset(("software", "creator", "creatortool", "generator", "creator tool", "program"))
+_SOFTWARE_KEYS: Final = frozenset(("software", "creatortool", "generator", "creator tool", "program"))
+_PROGRAM_KEYS: Final = _SOFTWARE_KEYS | {"creator"}
 _AUTHOR_KEYS: Final = frozenset(("author", "artist", "copyright"))
 _AIGC_WORDS: Final = {1: "synthetic", 2: "possibly synthetic", 3: "suspected of being synthetic"}
 
@@ -85,8 +87,8 @@ def find_exif_evidence(texts: Mapping[str, str]) -> Iterator[Evidence]:
     from_texts = list(find_generator_texts("EXIF", [(tag, texts[tag]) for tag in _TEXT_TAGS if tag in texts]))
     yield from from_texts
     for tag in (*_PROGRAM_TAGS, "Make", "Model"):
-        if find_generator(texts.get(tag, "")):
-            yield from _describe_program("EXIF", tag, texts[tag])
+        if find_generator(texts.get(tag, ""), tag in _SOFTWARE_TAGS):
+            yield from _describe_program("EXIF", tag, texts[tag], tag in _SOFTWARE_TAGS)
             break
     else:
         # A generator may write its settings into Make and Model: then they name no camera.
@@ -123,11 +125,14 @@ def find_xmp_evidence(properties: Iterable[tuple[str, str]], has_manifest: bool)
     for name, value in properties:
         if name == "Iptc4xmpExt:DigitalSourceType":
             yield from _describe_source_type(value)
+        elif name == "Iptc4xmpExt:AISystemUsed" and is_editor(value) and not find_generator(value, True):
+            says = f"names an AI system that edits pictures ({shorten(value)}); {_UNVERIFIED}"
+            yield Evidence("IPTC", "edited", "hint", says, display_fields([("AISystemUsed", value)]))
         elif name == "Iptc4xmpExt:AISystemUsed":
             says = f"names an AI system that was used ({shorten(value)}); {_UNVERIFIED}"
             yield Evidence("IPTC", "synthetic", "declared", says, display_fields([("AISystemUsed", value)]))
         elif name in ("xmp:CreatorTool", "tiff:Software") or (name == "photoshop:Credit" and _is_program(value)):
-            yield from _describe_program("XMP", name, value)
+            yield from _describe_program("XMP", name, value, name != "photoshop:Credit")
         elif name == "dcterms:provenance" and value.lower().startswith(("http:", "https:")) and not has_manifest:
             yield Evidence(
                 "Content Credentials",
@@ -137,9 +142,9 @@ def find_xmp_evidence(properties: Iterable[tuple[str, str]], has_manifest: bool)
                 display_fields([("address", value)]),
             )
     agents = [value for name, value in properties if name == "stEvt:softwareAgent"]
-    generators = [agent for agent in agents if find_generator(agent)]
+    generators = [agent for agent in agents if find_generator(agent, True)]
     if generators:
-        yield from _describe_program("XMP", "xmpMM:History", generators[0])
+        yield from _describe_program("XMP", "xmpMM:History", generators[0], True)
     elif agents:
         says = f"records steps of editing ({shorten(', '.join(agents))}); {_UNVERIFIED}"
         yield Evidence("XMP", "edited", "hint", says, display_fields(("softwareAgent", agent) for agent in agents))
@@ -166,11 +171,12 @@ def find_text_evidence(source: str, texts: list[tuple[str, str]]) -> Iterator[Ev
     """Yield statements from PNG texts (key, text) or JPEG and GIF comments: generator settings, programs, authors."""
     yield from find_generator_texts(source, texts)
     for key, text in texts:
-        if key.lower() in _PROGRAM_KEYS:
-            yield from _describe_program(source, key, text)
-        elif key.lower() in _AUTHOR_KEYS:
+        name = key.lower().rpartition(":")[2]  # ImageMagick writes EXIF's as exif:Software
+        if name in _PROGRAM_KEYS:
+            yield from _describe_program(source, key, text, name in _SOFTWARE_KEYS)
+        elif name in _AUTHOR_KEYS:
             yield from _describe_author(source, key, text)
-        elif key.lower() in ("", "comment") and is_editor(text[:200]) and text[:200].lower().startswith("created with"):
+        elif name in ("", "comment") and is_editor(text[:200]) and text[:200].lower().startswith("created with"):
             yield from _describe_program(source, key or "comment", text)
 
 
@@ -200,13 +206,14 @@ def find_iptc_evidence(records: bytes) -> Iterator[Evidence]:
         number, length = tuple(records[at + 1 : at + 3]), int.from_bytes(records[at + 3 : at + 5], "big")
         text = records[at + 5 : at + 5 + length].decode("utf-8", "replace")
         if number == (2, 65) or (number == (2, 110) and _is_program(text)):
-            yield from _describe_program("IPTC", "Program" if number == (2, 65) else "Credit", text)
+            yield from _describe_program("IPTC", "Program" if number == (2, 65) else "Credit", text, number == (2, 65))
         at += 5 + length
 
 
-def _describe_program(source: str, name: str, program: str) -> Iterator[Evidence]:
+def _describe_program(source: str, name: str, program: str, is_program: bool = False) -> Iterator[Evidence]:
+    """Yield one statement on a program; with `is_program`, the field names programs alone."""
     fields = display_fields([(name, program)])
-    generator = find_generator(program)
+    generator = find_generator(program, is_program)
     if generator:
         says = f"names an AI generator, {generator} ({shorten(program)}); {_UNVERIFIED}"
         yield Evidence(source, "synthetic", "declared", says, fields)

@@ -46,7 +46,7 @@ def test_a_valid_manifest_is_signed_evidence(form: str) -> None:
     [
         ("trainedAlgorithmicMedia", "synthetic"),
         ("compositeWithTrainedAlgorithmicMedia", "synthetic"),
-        ("algorithmicMedia", "synthetic"),
+        ("algorithmicMedia", "nothing"),
         ("digitalCapture", "authentic"),
         ("computationalCapture", "authentic"),
         ("digitalArt", "nothing"),
