@@ -242,7 +242,7 @@ def _describe_ingredient(
     elif not manifest:
         signature = "that one has no credentials of its own here"
     else:
-        why = describe_failure(failed[0]) if failed else "a picture between the two has none that hold"
+        why = describe_failure(failed[0]) if failed else "those of a picture made from it did not"
         signature = f"that one's own credentials DID NOT HOLD: {why}"
     says = (
         f"was made from a picture that declares itself {kind.description} (digital source type {kind.code}); "

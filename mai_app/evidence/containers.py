@@ -32,7 +32,7 @@ _PHOTOSHOP_HEAD: Final = b"Photoshop 3.0\0"
 _EXIF_HEAD: Final = b"Exif\0"  # and a byte that fills, mostly 0
 # As ImageMagick, exiftool and exiv2 (GIMP, darktable) write them: a name, the length, and the bytes as hexadecimal.
 _RAW_PROFILE_KEY: Final = b"raw profile type "
-_RAW_PROFILE: Final = re.compile(rb"\s*[^\n]{0,200}\n\s*\d{1,10}\s*\n([0-9A-Fa-f\s]+)")
+_RAW_PROFILE: Final = re.compile(rb"\s{0,4}[^\n]{0,200}\n\s{0,16}\d{1,10}\s{0,4}\n([0-9A-Fa-f\s]+)")
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Metadata:
     """XMP packets: XML."""
     texts: list[tuple[str, str]] = field(default_factory=list)
     """Keys and texts of a PNG; comments of a JPEG or GIF, with an empty key."""
-    iptc: bytes = b""
+    iptc: bytearray = field(default_factory=bytearray)
     """Legacy IPTC records (IIM)."""
     manifest: bytes = b""
     """The C2PA manifest store (JUMBF), at most MAX_MANIFEST + 1 bytes; concatenated if the file has several."""
@@ -145,7 +145,7 @@ def _read_jpeg(view: memoryview) -> Metadata:
             found.add_text(b"", piece)
         elif marker == 0xDB:
             _add_tables(found.tables, piece)
-    found.iptc = _find_photoshop_iptc(bytes(resources))
+    found.iptc += _find_photoshop_iptc(bytes(resources))
     if xmp_extensions:
         found.xmp.append(b"".join(piece for _, piece in sorted(xmp_extensions, key=lambda part: part[0])))
     if any(box[16:20] == b"c2pa" for box in boxes.values()):
@@ -235,7 +235,7 @@ def _add_png_text(found: Metadata, kind: bytes, piece: memoryview) -> None:
     if key.lower().startswith(_RAW_PROFILE_KEY):
         profile = _RAW_PROFILE.match(_unpack(found, piece[start:]) if compressed else piece[start:][:_MAX_XMP])
         if profile:
-            digits = b"".join(profile[1].split())
+            digits = profile[1].translate(None, b" \t\r\n\v\f")
             found.add_profile(bytes.fromhex(digits[: len(digits) // 2 * 2].decode("ascii")))
     elif key == b"XML:com.adobe.xmp":
         text = _unpack(found, piece[start:]) if compressed else piece[start:]
@@ -252,9 +252,13 @@ def _unpack(found: Metadata, piece: memoryview, tail_bytes: int = 0) -> bytes:
     """
     head, tail = bytearray(), bytearray()
     most = min(_MAX_UNPACKED if tail_bytes else _MAX_XMP, _MAX_ALL_UNPACKED - found.unpacked)
-    unpacker = zlib.decompressobj()
+    header = int.from_bytes(piece[:2], "big")
+    if header % 31 or header >> 8 & 15 != 8:  # no zlib stream
+        return b""
+    # Without its header and checksum: a text with a wrong checksum is a text still.
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     with contextlib.suppress(zlib.error):
-        for at in range(0, len(piece), _STEP):
+        for at in range(2, len(piece), _STEP):
             data, is_full = bytes(piece[at : at + _STEP]), True
             while (data or is_full) and not unpacker.eof and most > 0:
                 part = unpacker.decompress(data, _STEP)

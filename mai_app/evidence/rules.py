@@ -88,7 +88,8 @@ _EDITORS: Final = re.compile(
     r"|meitu|beautyplus|picsart|canva|photopea|pixlr|photoscape|paintshop|corel(?:draw)?|acdsee|on1|vsco|imagemagick"
     r"|graphicsmagick|irfanview|xnview(?:mp)?|inkscape|digikam|photodirector|remini|topaz|google photos|photoroom"
     r"|edited with google ai|apple photos|photos clean ?up|cleanup\.pictures|magic (?:editor|eraser)"
-    r"|generative (?:fill|edit|expand|remove)|edited (?:with|by) (?:galaxy|gen(?:erative)?) ?ai|galaxy ai|photo assist|magnific|capcut)(?![a-z])",
+    r"|generative (?:fill|edit|expand|remove)|edited (?:with|by) (?:galaxy|gen(?:erative)?) ?ai|galaxy ai"
+    r"|photo assist|magnific|capcut)(?![a-z])",
     re.IGNORECASE,
 )
 
@@ -224,7 +225,9 @@ def read_aigc_label(key: str, text: str) -> int:
 def extract_settings(text: str) -> list[tuple[str, str]]:
     """Return names and values of the settings in a generator's text, such as model, sampler, steps and seed."""
     pairs: dict[str, str] = {}
-    for name, value in _SETTING.findall(text[:200_000]):
+    # Of a long text, the beginning and the end: prompts and workflows come before the settings, or behind them.
+    searched = text if len(text) <= 200_000 else f"{text[:100_000]}\n{text[-100_000:]}"
+    for name, value in _SETTING.findall(searched):
         pairs.setdefault(name, value)
     return list(pairs.items())
 

@@ -7,7 +7,25 @@ TIFF_HEADS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _EXIF_IFD: Final = 34665
 _MAX_ENTRIES: Final = 1_000  # of a directory; one with more is skipped
 _MAX_VALUE: Final = 256 * 1024  # bytes read of a text
-_SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_SIZES: Final = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+    129: 1,
+}
 """Bytes per value, by TIFF field type."""
 
 TEXT_TAGS: Final = {
@@ -23,6 +41,7 @@ TEXT_TAGS: Final = {
     37510: "UserComment",
     40092: "XPComment",
     42036: "LensModel",
+    42043: "ImageEditingSoftware",
 }
 
 

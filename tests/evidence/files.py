@@ -75,6 +75,27 @@ def png_with(*chunks: bytes) -> bytes:
     return data[:33] + b"".join(chunks) + data[33:]
 
 
+def raw_profile(kind: bytes, name: str, block: bytes) -> bytes:
+    """A chunk with a block as ImageMagick, exiftool and exiv2 write it; `kind` iTXz is a compressed iTXt."""
+    digits = block.hex()
+    lines = "\n".join(digits[at : at + 72] for at in range(0, len(digits), 72))
+    text = f"\n{name}\n{len(block):8d}\n{lines}\n".encode()
+    key = f"Raw profile type {name}".encode() + b"\0"
+    if kind == b"tEXt":
+        return chunk(kind, key + text)
+    if kind == b"zTXt":
+        return chunk(kind, key + b"\0" + zlib.compress(text))
+    packed = kind == b"iTXz"
+    return chunk(b"iTXt", key + bytes([packed]) + b"\0\0\0" + (zlib.compress(text) if packed else text))
+
+
+def with_segments(*segments: tuple[int, bytes]) -> bytes:
+    """A JPEG with these segments (marker, content) behind its first."""
+    plain = saved("JPEG")
+    pieces = (b"\xff" + bytes([marker]) + struct.pack(">H", len(piece) + 2) + piece for marker, piece in segments)
+    return plain[:20] + b"".join(pieces) + plain[20:]
+
+
 @cache
 def chain(ocsp: str = "") -> tuple[str, str, str]:
     """Certificates, the signer's key, and the root alone, as PEM; `ocsp` is where its revocation is asked for."""
