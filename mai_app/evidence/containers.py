@@ -90,7 +90,7 @@ class Metadata:
             self.iptc += _find_photoshop_iptc(self.keep(block))
         elif head.startswith(b"\x1c"):
             self.iptc += self.keep(block)
-        elif head.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n").startswith(b"<"):
+        elif head and head.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1] in (b"<", b""):
             self.xmp.append(self.keep(block, _MAX_XMP))
 
     def add_manifest(self, piece: bytes | bytearray | memoryview) -> None:
@@ -101,7 +101,8 @@ class Metadata:
 def read_metadata(data: bytes) -> Metadata:
     """Return an image file's metadata; a damaged file gives what comes before the damage.
 
-    Keeps at most MAX_KEPT + MAX_MANIFEST bytes, whatever the size of the file, its chunks or their decompressed data.
+    Keeps at most MAX_KEPT + MAX_MANIFEST bytes and four EXIF blocks of 1 MiB, whatever the size of the file, its chunks
+    or their decompressed data; EXIF that lies in the file as it is, is not copied.
     """
     view = memoryview(data)
     if data[:2] == b"\xff\xd8":

@@ -149,6 +149,8 @@ def test_what_was_silent_speaks() -> None:
     packet = xmp_packet(element("Iptc4xmpExt:DigitalSourceType", IPTC_CODES + "trainedAlgorithmicMedia"))
     (one,) = same(xmp_files(packet))
     assert (one.source, one.points_to, one.strength) == ("IPTC", "synthetic", "declared")
+    # Blanks in front are allowed.
+    (one,) = same(xmp_files(b"\n" * 50 + packet))
     (one,) = same(iptc_files(b"\x1c\x02\x6e\0\x13Made with Google AI"))
     assert (one.source, one.points_to, one.strength) == ("IPTC", "synthetic", "declared")
 
