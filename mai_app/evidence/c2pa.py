@@ -7,6 +7,16 @@ from types import ModuleType
 from typing import Any, Final
 
 from mai_app.evidence.containers import MAX_MANIFEST, Metadata
+from mai_app.evidence.failures import (
+    describe_failure,
+    describe_failures,
+    failure_codes,
+    ingredient_failures,
+    leaves_parts_out,
+    needs_details,
+    read_results,
+    source_failures,
+)
 from mai_app.evidence.rules import PointsTo, SourceType, find_generator, find_source_type
 from mai_app.evidence.statements import Evidence, display_fields, shorten
 
@@ -77,11 +87,12 @@ def find_credentials_evidence(data: bytes, metadata: Metadata) -> Iterator[Evide
         yield _report_unchecked("which were not checked: they are too large", manifest)
     else:
         try:
-            found = list(_interpret_store(read_store(c2pa, data, metadata.format)))
+            found = list(_interpret_store(read_store(c2pa, data, metadata.format), data))
         except Exception as error:  # c2pa's errors, and any caused by a damaged store
-            # Their messages contain locations in the library; the error's type is enough.
+            # Their messages contain locations in the library; the error's type is enough. It need not mean damage:
+            # c2pa raises for what it does not support, too.
             kind = type(error).__name__.lstrip("_").removeprefix("C2pa") or "unknown"
-            found = [_report_unchecked(f"which are damaged and COUNT FOR NOTHING ({kind})", manifest)]
+            found = [_report_unchecked(f"which could not be read and COUNT FOR NOTHING ({kind})", manifest)]
         yield from found
 
 
@@ -94,15 +105,20 @@ def _import_c2pa() -> ModuleType | None:
 
 
 def read_store(c2pa: ModuleType, data: bytes, file_format: str) -> dict[str, Any]:
-    """Return c2pa's report on a file's manifest store, without network access; raises c2pa's errors if unreadable."""
+    """Return c2pa's report on a file's manifest store, without network access; raises c2pa's errors if unreadable.
+
+    Where the hash of the file is in doubt, "detailed" is c2pa's report with all assertions, the hash among them.
+    """
     with (
         c2pa.Settings.from_dict(SETTINGS) as settings,
         c2pa.Context(settings) as context,
         c2pa.Reader(_MIME[file_format], io.BytesIO(data), None, context) as reader,
     ):
         store = json.loads(reader.json())
-    if not isinstance(store, dict):
-        raise TypeError("not a manifest store")
+        if not isinstance(store, dict):
+            raise TypeError("not a manifest store")
+        if needs_details(store):
+            store["detailed"] = json.loads(reader.detailed_json())
     return store
 
 
@@ -130,7 +146,7 @@ def _is_within_limits(manifest: bytes) -> bool:
     return decoded <= _MAX_CBOR
 
 
-def _interpret_store(store: Mapping[str, Any]) -> Iterator[Evidence]:
+def _interpret_store(store: Mapping[str, Any], data: bytes) -> Iterator[Evidence]:
     manifests = store.get("manifests", {})
     active = manifests.get(store.get("active_manifest"), {})
     state = str(store.get("validation_state", "Invalid"))
@@ -139,7 +155,7 @@ def _interpret_store(store: Mapping[str, Any]) -> Iterator[Evidence]:
     tool = _tool_names(active)
     kinds, steps = _list_source_types(active)
     actions = list(dict.fromkeys(str(action.get("action", "")) for action in _list_actions(active)))
-    failed = _failure_codes(store.get("validation_results", {}).get("activeManifest", {}))
+    failed = ", ".join([*failure_codes(read_results(store)), *source_failures(store)])
     fields = display_fields(
         (
             ("state", state),
@@ -151,13 +167,12 @@ def _interpret_store(store: Mapping[str, Any]) -> Iterator[Evidence]:
             ("title", str(active.get("title") or "")),
             ("actions", ", ".join(actions)),
             ("digital source types", ", ".join(kind.code for kind in [*kinds, *steps])),
-            ("failed", ", ".join(failed)),
+            ("failed", failed),
         )
     )
     if state not in ("Valid", "Trusted"):
-        changed = any("mismatch" in code for code in failed)
-        why = "the picture, or what they say, was CHANGED after signing" if changed else "they are not valid"
-        says = f"Content Credentials DO NOT HOLD: {why} ({shorten(', '.join(failed) or state)}); they count for nothing"
+        why = describe_failures(store, data)
+        says = f"Content Credentials DO NOT HOLD: {why} ({shorten(failed or state)}); they count for nothing"
         yield Evidence(SOURCE, "nothing", "hint", says, fields)
         return
     points_to, statement = _interpret_declarations(kinds, steps, actions, tool)
@@ -166,7 +181,8 @@ def _interpret_store(store: Mapping[str, Any]) -> Iterator[Evidence]:
         if state == "Trusted"
         else f"as {shorten(issuer)}, who is on no trust list here: anybody can sign under any name"
     )
-    says = f"{statement}; unchanged since it was signed {trust}"
+    unchanged = "unchanged, but for parts that the signature leaves out," if leaves_parts_out(store) else "unchanged"
+    says = f"{statement}; {unchanged} since it was signed {trust}"
     yield Evidence(SOURCE, points_to, "signed", says, fields)
     if points_to != "synthetic":
         yield from _find_synthetic_ingredient(manifests, active)
@@ -203,10 +219,9 @@ def _find_synthetic_ingredient(manifests: Mapping[str, Any], active: Mapping[str
     while queue:
         manifest, is_valid = queue.pop(0)
         for ingredient in manifest.get("ingredients", []):
-            results = (ingredient.get("validation_results") or {}).get("activeManifest", {})
             label = str(ingredient.get("active_manifest") or "")
             source_manifest = manifests.get(label, {})
-            still_valid = is_valid and bool(source_manifest) and not _failure_codes(results)
+            still_valid = is_valid and bool(source_manifest) and not ingredient_failures(ingredient)
             whole, steps = _list_source_types(source_manifest)
             declared = find_source_type(str(ingredient.get("digital_source_type") or ""))
             for kind in (*whole, *steps, *([declared] if declared else [])):
@@ -221,9 +236,17 @@ def _find_synthetic_ingredient(manifests: Mapping[str, Any], active: Mapping[str
 def _describe_ingredient(
     ingredient: Mapping[str, Any], manifest: Mapping[str, Any], kind: SourceType, is_valid: bool
 ) -> Evidence:
+    failed = ingredient_failures(ingredient)
+    if is_valid:
+        signature = "that one's own signature held"
+    elif not manifest:
+        signature = "that one has no credentials of its own here"
+    else:
+        why = describe_failure(failed[0]) if failed else "those of a picture made from it did not"
+        signature = f"that one's own credentials DID NOT HOLD: {why}"
     says = (
         f"was made from a picture that declares itself {kind.description} (digital source type {kind.code}); "
-        f"that one's own signature {'held' if is_valid else 'DID NOT HOLD'}"
+        f"{signature}"
     )
     fields = (
         ("ingredient", str(ingredient.get("title") or "")),
@@ -232,12 +255,6 @@ def _describe_ingredient(
         ("made with", _tool_names(manifest)),
     )
     return Evidence(SOURCE, "synthetic", "signed" if is_valid else "hint", says, display_fields(fields))
-
-
-def _failure_codes(results: Mapping[str, Any]) -> list[str]:
-    """Return the codes of failed checks, except that the signer is on no trust list (none is installed)."""
-    codes = (str(failure.get("code", "")) for failure in results.get("failure", []))
-    return [code for code in dict.fromkeys(codes) if code != "signingCredential.untrusted"]
 
 
 def _tool_names(manifest: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ def _find_all_evidence(data: bytes, metadata: Metadata) -> Iterator[Iterator[Evi
     source = f"{metadata.format} text" if metadata.format == "PNG" else f"{metadata.format} comment"
     yield find_credentials_evidence(data, metadata)
     yield _find_xmp(metadata)
-    yield find_iptc_evidence(metadata.iptc)
+    yield find_iptc_evidence(bytes(metadata.iptc))
     yield find_text_evidence(source, metadata.texts)
     yield _find_exif(metadata)
     yield find_jpeg_table_evidence(metadata.tables)
@@ -57,4 +57,5 @@ def _find_xmp(metadata: Metadata) -> Iterator[Evidence]:
 
 
 def _find_exif(metadata: Metadata) -> Iterator[Evidence]:
-    yield from find_exif_evidence(read_exif_texts(metadata.exif))
+    for block in metadata.exif:
+        yield from find_exif_evidence(read_exif_texts(block))

@@ -4,46 +4,97 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
+# Separators are single blanks here: see _normalise.
 _GENERATOR_PATTERNS: Final = (
-    ("Stable Diffusion", r"stable[ _-]?diffusion|\bsdxl\b|automatic1111|\bstability\.?ai\b"),
-    ("Midjourney", r"\bmidjourney\b"),
+    (
+        "Stable Diffusion",
+        r"stable ?diffusion|\bsdxl\b|automatic ?1111|\bstability\.? ?ai\b|\bstable (?:image (?:core|ultra)|cascade)\b"
+        r"|\bsd ?3\.5\b|\bsd webui\b|\bsd\.next\b",
+    ),
+    ("Midjourney", r"\bmid ?journey"),
     ("DALL·E", r"\bdall[^a-z0-9]{0,2}e\b"),
-    ("OpenAI", r"\bopenai\b|\bchatgpt\b|\bgpt-?(?:4o|5|image)"),
-    ("Adobe Firefly", r"\badobe firefly\b|^firefly\b"),
+    ("OpenAI", r"\bopenai\b|\bchatgpt\b|\bgpt ?(?:4o|5|image)|\bsora [12]\b"),
+    ("Adobe Firefly", r"\badobe ?firefly\b|^firefly (?:image|ai)\b"),
     ("NovelAI", r"\bnovel ?ai\b"),
     ("ComfyUI", r"\bcomfy ?ui\b"),
     ("InvokeAI", r"\binvoke ?ai\b"),
-    ("Bing Image Creator", r"\b(?:bing|microsoft) image creator\b|\bimage creator from"),
+    ("Bing Image Creator", r"\b(?:bing|microsoft) ?image ?creator\b|\bimage creator from"),
+    (
+        "Microsoft Designer",
+        r"\bmicrosoft ?(?:designer|copilot)\b|\bcopilot designer\b|\bpaint (?:image creator|cocreator)\b"
+        r"|\bmai image [12]\b",
+    ),
     # "Imagen" alone is Spanish for picture, and the name of a photo editor.
-    ("Google AI", r"\bmade with google ai\b|\bgoogle (?:imagen|gemini)\b|\bimagen ?[234]\b|\bnano ?banana\b"),
+    (
+        "Google AI",
+        r"\b(?:made|created|generated) (?:with|by) google ?(?:gen(?:erative)? ?)?ai\b|\bgoogle (?:ai studio|whisk)\b"
+        r"|\bgoogle ?(?:imagen|gemini|image ?fx|pixel ?studio)\b|\bimagen ?[234]\b|\bnano ?banana\b|\bvertex ai\b"
+        r"|\bgemini (?:app|flash|advanced)\b|\bgemini ?[1-9](?:\.[0-9])? ?(?:pro|flash|ultra|nano)\b|^gemini image$",
+    ),
+    ("Apple Image Playground", r"\b(?:image|generative) ?playground\b|\bgenmoji\b"),
     ("Grok", r"\bgrok\b|\bxai\b"),
     ("Leonardo.Ai", r"\bleonardo[. ]?ai\b"),
     ("Ideogram", r"\bideogram\b"),
-    ("FLUX", r"\bflux[ ._-]?[12]\b|\bflux[ ._-](?:1|2|pro|dev|schnell|kontext)\b|\bblack[ -]?forest[ -]?labs\b"),
+    ("FLUX", r"\bflux[ .]?[12]\b|\bflux[ .](?:1|2|pro|dev|schnell|kontext|krea|klein)\b|\bblack ?forest ?labs\b"),
     ("Recraft", r"\brecraft\b"),
-    ("Fooocus", r"\bfooocus\b"),
-    ("SwarmUI", r"\b(?:stable)?swarm ?ui\b"),
+    ("Fooocus", r"fooocus\b"),
+    ("SwarmUI", r"\b(?:stable ?)?swarm ?ui\b"),
     ("Draw Things", r"\bdraw ?things\b"),
     ("Easy Diffusion", r"\beasy ?diffusion\b"),
     ("DiffusionBee", r"\bdiffusionbee\b"),
+    ("Mochi Diffusion", r"\bmochi ?diffusion\b"),
     ("Craiyon", r"\bcraiyon\b"),
     ("NightCafe", r"\bnightcafe\b"),
-    ("Playground AI", r"\bplayground ?ai\b|\bplayground\.com\b"),
-    ("Meta AI", r"\bimagined with ai\b|\bmade with meta ai\b"),
-    ("Seedream", r"\bseedream\b"),
-    ("Qwen-Image", r"\bqwen-?image\b"),
-    ("Krea", r"\bkrea(?:\.ai| ai)\b"),
+    ("Playground AI", r"\bplayground ?ai\b|\bplayground\.com\b|\bplayground v[23]\b"),
+    ("Meta AI", r"\bimagined? with (?:meta|ai)\b|\b(?:made|created|generated) (?:with|by) meta ai\b|^meta ai\b"),
+    ("Amazon Nova", r"\bamazon nova\b|\bnova canvas\b|\btitan image generator\b"),
+    ("Seedream", r"\bseedream|\bseed ?edit\b|\bdreamina\b|\bjimeng ?ai\b|\bdoubao\b"),
+    ("Qwen-Image", r"\bqwen ?[0-9.]* ?image|\bqwen/"),
+    ("Wan", r"\bwan ?2\.[0-9]\b|\bwanx(?:iang)?\b"),
+    ("Z-Image", r"\bz image (?:turbo|base|edit|omni)\b|\btongyi (?:wan|mai|image|lab)"),
+    ("Hunyuan", r"\bhunyuan"),
+    ("Kling", r"\bkling ?ai\b|\bkling [123]\b|\bkwai ?kolors\b|^kolors\b"),
+    ("CogView", r"\bcogview|\bglm image\b"),
+    ("ERNIE", r"\bernie (?:image|vilg)|\bwenxin yige\b"),
+    ("HiDream", r"\bhidream\b"),
+    ("Hailuo", r"\bhailuo\b|\bminimax image\b"),
+    ("Reve", r"\breve (?:image|ai)\b|\breve\.(?:com|art)\b"),
+    ("Runway", r"\brunway ?ml\b|\brunway gen\b"),
+    ("Luma", r"\bluma ?(?:ai|labs|photon|dream machine)\b"),
+    ("Higgsfield", r"\bhiggsfield\b"),
+    ("Freepik AI", r"\bfreepik (?:ai|mystic|pikaso)\b"),
+    ("Canva AI", r"\bcanva (?:ai|magic media|dream lab)\b"),
+    ("Kandinsky", r"\bkandinsky ?[2-6](?:\.[0-9])?\b"),
+    ("YandexART", r"\byandex ?art\b|\bshedevrum\b"),
+    ("Krea", r"\bkrea(?:\.ai| ai| [12])\b"),
+    ("Bria", r"\bbria(?:\.ai| ai)\b"),
+    ("OpenArt", r"\bopenart(?:\.ai| ai)\b"),
+    ("SeaArt", r"\bseaart\b"),
+    ("PixAI", r"\bpixai\b"),
+    ("Civitai", r"\bcivit ?ai\b"),
+    ("Tensor.Art", r"\btensor\.art\b"),
+    ("StarryAI", r"\bstarry ?ai\b"),
+    ("Wombo Dream", r"\bwombo\b"),
+    ("DeepAI", r"\bdeepai\b"),
+    ("an image generator", r"\bai (?:image|art|photo|picture)s? generator\b"),
 )
 _GENERATORS: Final = tuple((name, re.compile(pattern, re.IGNORECASE)) for name, pattern in _GENERATOR_PATTERNS)
+_WHOLE_NAMES: Final = {"sora": "OpenAI", "gemini": "Google AI", "firefly": "Adobe Firefly"}
+"""Names that mean a generator where nothing else stands in the field of the program; elsewhere they may be people's."""
 
 _EDITORS: Final = re.compile(
     r"\b(?:photoshop|lightroom|camera raw|adobe (?:express|illustrator|indesign|bridge)|gimp|affinity"
     r"|capture one|snapseed|pixelmator|paint\.net|krita|darktable|rawtherapee|dxo|photolab|luminar|faceapp|facetune"
     r"|meitu|beautyplus|picsart|canva|photopea|pixlr|photoscape|paintshop|corel(?:draw)?|acdsee|on1|vsco|imagemagick"
-    r"|graphicsmagick|irfanview|xnview(?:mp)?|inkscape|digikam|photodirector|remini|topaz|google photos"
-    r"|edited with google ai)(?![a-z])",
+    r"|graphicsmagick|irfanview|xnview(?:mp)?|inkscape|digikam|photodirector|remini|topaz|google photos|photoroom"
+    r"|edited with google ai|apple photos|photos clean ?up|cleanup\.pictures|magic (?:editor|eraser)"
+    r"|generative (?:fill|edit|expand|remove)|edited (?:with|by) (?:galaxy|gen(?:erative)?) ?ai|galaxy ai"
+    r"|photo assist|magnific|capcut)(?![a-z])",
     re.IGNORECASE,
 )
+
+# Blanks of every kind, underscores, hyphens and dashes.
+_SEPARATORS: Final = re.compile(r"[\s_\-\u2010-\u2015\u2212]+")
 
 _TEXT_MARKERS: Final = (
     ("", "SwarmUI", ('"sui_image_params"',)),
@@ -105,7 +156,6 @@ _SOURCE_TYPES: Final = {
     for kind in (
         SourceType("trainedAlgorithmicMedia", "synthetic", "synthetic"),
         SourceType("compositeWithTrainedAlgorithmicMedia", "synthetic", "synthetic in part"),
-        SourceType("algorithmicMedia", "synthetic", "made by an algorithm"),
         SourceType("compositeSynthetic", "synthetic", "a composite with synthetic parts"),
         SourceType("trainedAlgorithmicData", "synthetic", "data of a trained model"),
         SourceType("digitalCapture", "authentic", "taken by a camera"),
@@ -120,6 +170,8 @@ _SOURCE_TYPES: Final = {
         SourceType("composite", "edited", "a composite"),
         SourceType("digitalCreation", "nothing", "made by a person with software"),
         SourceType("digitalArt", "nothing", "drawn by a person with software"),
+        # IPTC: purely by an algorithm not based on any sampled training data, such as a fractal.
+        SourceType("algorithmicMedia", "nothing", "made by an algorithm"),
         SourceType("softwareImage", "nothing", "made by software"),
         SourceType("dataDrivenMedia", "nothing", "drawn from data"),
         SourceType("screenCapture", "nothing", "taken from a screen"),
@@ -128,15 +180,24 @@ _SOURCE_TYPES: Final = {
 }
 
 
-def find_generator(program: str) -> str:
-    """Return the AI generator that a program's name contains; "" if none."""
-    program = program[:2_000].replace("_", " ")
-    return next((name for name, pattern in _GENERATORS if pattern.search(program)), "")
+def _normalise(name: str) -> str:
+    """Return a name with one blank for each run of blanks, underscores and hyphens: one name is written in all ways."""
+    return _SEPARATORS.sub(" ", name[:2_000]).strip()
+
+
+def find_generator(program: str, is_program: bool = False) -> str:
+    """Return the AI generator that a name contains; "" if none.
+
+    With `is_program`, for fields that name programs alone, names count that may be a person's or a camera's elsewhere.
+    """
+    name = _normalise(program)
+    found = next((generator for generator, pattern in _GENERATORS if pattern.search(name)), "")
+    return found or (_WHOLE_NAMES.get(name.lower(), "") if is_program else "")
 
 
 def is_editor(program: str) -> bool:
     """Whether a program's name contains that of image-editing software."""
-    return _EDITORS.search(program[:2_000].replace("_", " ")) is not None
+    return _EDITORS.search(_normalise(program)) is not None
 
 
 def find_text_generator(key: str, text: str) -> str:
@@ -164,7 +225,9 @@ def read_aigc_label(key: str, text: str) -> int:
 def extract_settings(text: str) -> list[tuple[str, str]]:
     """Return names and values of the settings in a generator's text, such as model, sampler, steps and seed."""
     pairs: dict[str, str] = {}
-    for name, value in _SETTING.findall(text[:200_000]):
+    # Of a long text, the beginning and the end: prompts and workflows come before the settings, or behind them.
+    searched = text if len(text) <= 200_000 else f"{text[:100_000]}\n{text[-100_000:]}"
+    for name, value in _SETTING.findall(searched):
         pairs.setdefault(name, value)
     return list(pairs.items())
 

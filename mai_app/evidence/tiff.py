@@ -2,11 +2,30 @@
 
 from typing import Final, Literal
 
-TIFF_HEADS: Final = (b"II*\0", b"MM\0*")
+TIFF_HEADS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""First bytes of a TIFF structure: little and big endian, with offsets of 4 bytes, and with 8 (BigTIFF)."""
 _EXIF_IFD: Final = 34665
 _MAX_ENTRIES: Final = 1_000  # of a directory; one with more is skipped
 _MAX_VALUE: Final = 256 * 1024  # bytes read of a text
-_SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_SIZES: Final = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+    129: 1,
+}
 """Bytes per value, by TIFF field type."""
 
 TEXT_TAGS: Final = {
@@ -22,6 +41,7 @@ TEXT_TAGS: Final = {
     37510: "UserComment",
     40092: "XPComment",
     42036: "LensModel",
+    42043: "ImageEditingSoftware",
 }
 
 
@@ -34,25 +54,29 @@ def read_tiff_values(view: memoryview) -> dict[int, memoryview]:
     if bytes(view[:4]) not in TIFF_HEADS:
         return {}
     order: Literal["little", "big"] = "little" if view[0] == 0x49 else "big"
-    values = _read_directory(view, int.from_bytes(view[4:8], order), order)
-    if len(values.get(_EXIF_IFD, b"")) == 4:
-        values = _read_directory(view, int.from_bytes(values[_EXIF_IFD], order), order) | values
+    width = 8 if 0x2B in view[2:4] else 4  # bytes of an offset
+    first = view[8:16] if width == 8 else view[4:8]
+    values = _read_directory(view, int.from_bytes(first, order), order, width)
+    if len(values.get(_EXIF_IFD, b"")) in (4, width):
+        values = _read_directory(view, int.from_bytes(values[_EXIF_IFD], order), order, width) | values
     return values
 
 
-def _read_directory(view: memoryview, at: int, order: Literal["little", "big"]) -> dict[int, memoryview]:
+def _read_directory(view: memoryview, at: int, order: Literal["little", "big"], width: int) -> dict[int, memoryview]:
     values: dict[int, memoryview] = {}
-    entries = int.from_bytes(view[at : at + 2], order)
+    head, size = (8, 20) if width == 8 else (2, 12)  # bytes of the number of entries, and of an entry
+    entries = int.from_bytes(view[at : at + head], order)
     if entries > _MAX_ENTRIES:
         return values
-    for start in range(at + 2, at + 2 + 12 * entries, 12):
-        entry = view[start : start + 12]
-        if len(entry) < 12:
+    for start in range(at + head, at + head + size * entries, size):
+        entry = view[start : start + size]
+        if len(entry) < size:
             break
-        tag, kind, count = (int.from_bytes(entry[a:b], order) for a, b in ((0, 2), (2, 4), (4, 8)))
+        tag, kind, count = (int.from_bytes(entry[a:b], order) for a, b in ((0, 2), (2, 4), (4, 4 + width)))
         length = _SIZES.get(kind, 0) * count
-        offset = int.from_bytes(entry[8:12], order)
-        value = entry[8 : 8 + length] if length <= 4 else view[offset : offset + length]
+        field = entry[4 + width :]
+        offset = int.from_bytes(field, order)
+        value = field[:length] if length <= width else view[offset : offset + length]
         if value:
             values.setdefault(tag, value)
     return values

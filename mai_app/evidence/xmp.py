@@ -26,6 +26,7 @@ PROPERTIES: Final = frozenset(
     (
         "Iptc4xmpExt:DigitalSourceType",
         "Iptc4xmpExt:AISystemUsed",
+        "Iptc4xmpExt:AIPromptInformation",
         "photoshop:Credit",
         "xmp:CreatorTool",
         "stEvt:softwareAgent",

@@ -16,7 +16,7 @@ def test_the_image_is_the_same_each_time_and_says_what_it_is() -> None:
     data = pictures.sample_image()
     assert data == pictures.sample_image()
     (evidence,) = read_evidence(data)
-    assert (evidence.points_to, evidence.strength) == ("synthetic", "declared")
+    assert (evidence.points_to, evidence.strength) == ("nothing", "hint")
     assert "algorithmicMedia" in evidence.says
 
 

@@ -1,5 +1,6 @@
 """Image files that say something of their making, written by Pillow, c2pa and, where no writer would, by hand."""
 
+import hashlib
 import io
 import json
 import struct
@@ -72,6 +73,27 @@ def png_with(*chunks: bytes) -> bytes:
     """A PNG with these chunks behind its head."""
     data = saved("PNG")
     return data[:33] + b"".join(chunks) + data[33:]
+
+
+def raw_profile(kind: bytes, name: str, block: bytes) -> bytes:
+    """A chunk with a block as ImageMagick, exiftool and exiv2 write it; `kind` iTXz is a compressed iTXt."""
+    digits = block.hex()
+    lines = "\n".join(digits[at : at + 72] for at in range(0, len(digits), 72))
+    text = f"\n{name}\n{len(block):8d}\n{lines}\n".encode()
+    key = f"Raw profile type {name}".encode() + b"\0"
+    if kind == b"tEXt":
+        return chunk(kind, key + text)
+    if kind == b"zTXt":
+        return chunk(kind, key + b"\0" + zlib.compress(text))
+    packed = kind == b"iTXz"
+    return chunk(b"iTXt", key + bytes([packed]) + b"\0\0\0" + (zlib.compress(text) if packed else text))
+
+
+def with_segments(*segments: tuple[int, bytes]) -> bytes:
+    """A JPEG with these segments (marker, content) behind its first."""
+    plain = saved("JPEG")
+    pieces = (b"\xff" + bytes([marker]) + struct.pack(">H", len(piece) + 2) + piece for marker, piece in segments)
+    return plain[:20] + b"".join(pieces) + plain[20:]
 
 
 @cache
@@ -165,3 +187,49 @@ def signed(
     signer.close()
     context.close()
     return target.getvalue()
+
+
+def excluding_from_the_start(data: bytes) -> bytes:
+    """A signed JPEG, signed again with all in front of the credentials left out of the hash, as Truepic's cameras do.
+
+    Values of the same length take the place of the old ones, so that the store keeps its form.
+    """
+    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec, utils  # noqa: PLC0415
+
+    start = data.find(b"\xff\xeb")  # the store's segment
+
+    def content(label: bytes) -> tuple[int, int]:
+        """Where the CBOR of the box with that label begins and ends."""
+        box = data.find(label + b"\0", start) + len(label) + 1
+        while data[box + 4 : box + 8] != b"cbor":
+            box += int.from_bytes(data[box : box + 4], "big")  # a salt in front of it
+        return box + 8, box + int.from_bytes(data[box : box + 4], "big")
+
+    def hash_of_hash(source: bytes) -> bytes:
+        """The hash of the assertion with the file's hash, without the header of its box, as the claim has it."""
+        description = source.find(b"c2pa.hash.data\0", start) - 25
+        return hashlib.sha256(source[description : content(b"c2pa.hash.data")[1]]).digest()
+
+    result = bytearray(data)
+    # CBOR: a map of two, "start" with a small number, "length" with one of two bytes.
+    at = data.find(b"\xa2\x65start" + bytes([start]) + b"\x66length\x19")
+    end = start + int.from_bytes(data[at + 16 : at + 18], "big")
+    result[at + 7] = 0
+    result[at + 16 : at + 18] = struct.pack(">H", end)
+    at = data.find(b"\x64hash\x58\x20", at) + 7
+    result[at : at + 32] = hashlib.sha256(data[end:]).digest()
+    claim = content(b"c2pa.claim.v2")
+    at = data.find(hash_of_hash(data), *claim)
+    result[at : at + 32] = hash_of_hash(bytes(result))
+    begin, end = content(b"c2pa.signature")
+    protected_at = begin + 2  # tag 18, a list of four
+    size = int.from_bytes(data[protected_at + 1 : protected_at + 3], "big")
+    protected = data[protected_at : protected_at + 3 + size]
+    payload = bytes(result[slice(*claim)])
+    message = b"\x84\x6aSignature1" + protected + b"\x40\x59" + struct.pack(">H", len(payload)) + payload
+    key = serialization.load_pem_private_key(chain("")[1].encode(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    numbers = utils.decode_dss_signature(key.sign(message, ec.ECDSA(hashes.SHA256())))
+    result[end - 64 : end] = b"".join(number.to_bytes(32, "big") for number in numbers)
+    return bytes(result)

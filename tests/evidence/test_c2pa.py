@@ -5,7 +5,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +17,17 @@ from mai_app.evidence import c2pa as credentials
 from mai_app.evidence.containers import read_metadata
 from mai_app.evidence.read import read_evidence
 from mai_app.evidence.statements import Evidence
-from tests.evidence.files import MIME, chain, chunk, png_with, saved, signed, with_xmp, xmp_packet
+from tests.evidence.files import (
+    MIME,
+    chain,
+    chunk,
+    excluding_from_the_start,
+    png_with,
+    saved,
+    signed,
+    with_xmp,
+    xmp_packet,
+)
 
 c2pa: Any = pytest.importorskip("c2pa")
 
@@ -46,7 +56,7 @@ def test_a_valid_manifest_is_signed_evidence(form: str) -> None:
     [
         ("trainedAlgorithmicMedia", "synthetic"),
         ("compositeWithTrainedAlgorithmicMedia", "synthetic"),
-        ("algorithmicMedia", "synthetic"),
+        ("algorithmicMedia", "nothing"),
         ("digitalCapture", "authentic"),
         ("computationalCapture", "authentic"),
         ("digitalArt", "nothing"),
@@ -81,6 +91,165 @@ def test_a_changed_manifest_does_not_count(old: bytes, new: bytes) -> None:
     (one,) = found(signed("JPEG").replace(old, new))
     assert (one.points_to, one.strength) == ("nothing", "hint")
     assert "DO NOT HOLD" in one.says
+
+    assert "CHANGED" not in one.says  # of the file: its signed bytes are as they were
+
+
+# The failure codes of C2PA 2.4.
+FAILURES = """
+algorithm.deprecated algorithm.unsupported assertion.action.ingredientMismatch assertion.action.malformed
+assertion.action.redacted assertion.action.redactionMismatch assertion.action.softBindingMissing
+assertion.alternativeContentRepresentation.hashMismatch assertion.alternativeContentRepresentation.malformed
+assertion.alternativeContentRepresentation.missing assertion.bmffHash.malformed assertion.bmffHash.mismatch
+assertion.boxesHash.malformed assertion.boxesHash.mismatch assertion.boxesHash.unknownBox assertion.cbor.invalid
+assertion.cloud-data.actions assertion.cloud-data.hardBinding assertion.cloud-data.labelMismatch
+assertion.cloud-data.malformed assertion.collectionHash.incorrectFileCount assertion.collectionHash.invalidURI
+assertion.collectionHash.malformed assertion.collectionHash.mismatch assertion.dataHash.malformed
+assertion.dataHash.mismatch assertion.external-reference.actions assertion.external-reference.malformed
+assertion.hardBinding.redacted assertion.hashedURI.mismatch assertion.inaccessible assertion.ingredient.malformed
+assertion.json.invalid assertion.metadata.disallowed assertion.missing assertion.multiAssetHash.malformed
+assertion.multiAssetHash.missingPart assertion.multiAssetHash.mismatch assertion.multipleHardBindings
+assertion.notRedacted assertion.outsideManifest assertion.required.missing assertion.selfRedacted
+assertion.timestamp.malformed assertion.undeclared cawg.ica.untrusted_issuer cawg.identity.assertion.mismatch
+claim.cbor.invalid claim.hardBindings.missing claim.malformed claim.missing claim.multiple claimSignature.mismatch
+claimSignature.missing claimSignature.outsideValidity general.error hashedURI.mismatch hashedURI.missing
+ingredient.claimSignature.mismatch ingredient.claimSignature.missing ingredient.hashedURI.mismatch
+ingredient.manifest.mismatch ingredient.manifest.missing manifest.compressed.invalid manifest.inaccessible
+manifest.missing manifest.multipleParents manifest.timestamp.invalid manifest.timestamp.wrongParents
+manifest.unknownProvenance manifest.update.invalid manifest.update.wrongParents signingCredential.expired
+signingCredential.invalid signingCredential.ocsp.inaccessible signingCredential.ocsp.revoked
+signingCredential.ocsp.unknown signingCredential.revoked timeOfSigning.outsideValidity timeStamp.credentialInvalid
+timeStamp.malformed timeStamp.mismatch timeStamp.outsideValidity timeStamp.untrusted
+""".split()  # noqa: SIM905
+
+
+def failing(code: str, passed: tuple[str, ...] = (), of_source: bool = False) -> dict[str, Any]:
+    """A report of c2pa's with a failure of the manifest, or of the one of a picture that was used."""
+    entry = [{"code": code, "url": "self#jumbf=/c2pa/x/c2pa.assertions/c2pa.hash.data"}]
+    own = {"success": [{"code": one} for one in passed], "failure": [] if of_source else entry}
+    deltas = [{"validationDeltas": {"failure": entry}}] if of_source else []
+    results = {"activeManifest": own, "ingredientDeltas": deltas}
+    return {
+        "validation_state": "Invalid",
+        "active_manifest": "x",
+        "manifests": {"x": {}},
+        "validation_results": results,
+    }
+
+
+def test_every_failure_has_words_and_none_is_called_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(FAILURES) > 80
+    data = signed("PNG")
+    for code in FAILURES:
+        for of_source in (False, True):
+            store = failing(code, (), of_source)
+            monkeypatch.setattr(credentials, "read_store", lambda *_, store=store: store)
+            (one,) = found(data)
+            assert (one.points_to, one.strength) == ("nothing", "hint")
+            assert one.says.startswith("Content Credentials DO NOT HOLD: ")
+            assert one.says.endswith(f" ({code}); they count for nothing")
+            assert "changed" not in one.says.lower()
+            assert "no words" not in one.says
+            assert one.says.isprintable()
+    monkeypatch.setattr(credentials, "read_store", lambda *_: failing("of.tomorrow"))
+    (one,) = found(data)
+    assert "a failure that MAI has no words for (of.tomorrow)" in one.says
+
+
+def test_an_expired_certificate_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed = ("claimSignature.validated", "assertion.dataHash.match")
+    monkeypatch.setattr(credentials, "read_store", lambda *_: failing("signingCredential.expired", passed))
+    (one,) = found(signed("PNG"))
+    assert one.says == (
+        "Content Credentials DO NOT HOLD: no signed byte of the file was changed; the signer's certificate has "
+        "expired, and no time stamp shows an earlier signing (signingCredential.expired); they count for nothing"
+    )
+
+
+def test_leaving_out_more_than_the_credentials_is_no_change() -> None:
+    # As Truepic's cameras signed: c2pa refuses it, with the code of a changed file.
+    data = excluding_from_the_start(signed("JPEG", "digitalCapture"))
+    end = data.find(b"\xff\xdb")
+    in_the_head = data[:12] + b"\x02" + data[13:]  # not covered: in front of the credentials
+    for unchanged in (data, in_the_head):
+        (one,) = found(unchanged)
+        assert (one.points_to, one.strength) == ("nothing", "hint")
+        assert one.says == (
+            f"Content Credentials DO NOT HOLD: no signed byte was changed, but what the signature leaves out (bytes 0 "
+            f"to {end}) is not the credentials alone, so that EXIF or other data there are not protected "
+            "(assertion.dataHash.mismatch); they count for nothing"
+        )
+    for changed in (data[:-30] + bytes([data[-30] ^ 0x55]) + data[-29:], data + b"\0", data[:-2]):
+        (one,) = found(changed)
+        assert "the file was CHANGED after signing: its bytes do not have the signed hash" in one.says
+    # Where the signature does not hold either, nothing is known of the bytes that it stood for.
+    (one,) = found(data.replace(b"Test Maker", b"Best Maker")[:-30] + bytes(30))
+    assert "the file does not fit the hash in them; the signature does not fit" in one.says
+    assert "changed" not in one.says.lower()
+
+
+def test_what_a_valid_signature_leaves_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = credentials.read_store
+
+    def leaving_out(ranges: list[tuple[int, int]]) -> Callable[..., dict[str, Any]]:
+        def report(*arguments: Any) -> dict[str, Any]:
+            store = read(*arguments)
+            name = store["active_manifest"]
+            url = f"self#jumbf=/c2pa/{name}/c2pa.assertions/c2pa.hash.data"
+            code = "assertion.dataHash.additionalExclusionsPresent"
+            store["validation_results"]["activeManifest"]["informational"].append({"code": code, "url": url})
+            hashed = {"alg": "sha256", "hash": "", "exclusions": [{"start": a, "length": b} for a, b in ranges]}
+            store["detailed"] = {"manifests": {name: {"assertion_store": {"c2pa.hash.data": hashed}}}}
+            return store
+
+        return report
+
+    for ranges, words in (
+        ([(20, 3000), (4000, 500)], "; unchanged, but for parts that the signature leaves out, since it was signed as"),
+        ([(20, 3000), (4000, 4)], "; unchanged since it was signed as"),
+    ):
+        monkeypatch.setattr(credentials, "read_store", leaving_out(ranges))
+        (one,) = found(signed("JPEG"))
+        assert one.strength == "signed"
+        assert words in one.says
+
+
+def test_a_source_changed_later_is_said_of_the_source() -> None:
+    data = signed("JPEG", data=signed("JPEG", tool="Inner Tool"), edits=("cropped",))
+    (one,) = found(data.replace(b"Inner Tool", b"Other Tool"))
+    assert (one.points_to, one.strength) == ("nothing", "hint")
+    assert "no signed byte of the file was changed" in one.says
+    assert "of a picture that it was made from, the signature does not fit what it stands under" in one.says
+    assert "claimSignature.mismatch" in dict(one.fields)["failed"]
+
+
+def test_what_an_ingredients_signature_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {
+        "label": "c2pa.actions",
+        "data": {"actions": [{"action": "c2pa.created", "digitalSourceType": "trainedAlgorithmicMedia"}]},
+    }
+    for ingredient, sources, strength, words in (
+        ({"active_manifest": "y"}, {"y": {"assertions": [made]}}, "signed", "that one's own signature held"),
+        (
+            {"active_manifest": "y", "validation_status": [{"code": "claimSignature.validated"}]},
+            {"y": {"assertions": [made]}},
+            "signed",
+            "that one's own signature held",
+        ),
+        (
+            {"active_manifest": "y", "validation_status": [{"code": "assertion.dataHash.mismatch"}]},
+            {"y": {"assertions": [made]}},
+            "hint",
+            "that one's own credentials DID NOT HOLD: the file does not fit the hash in them",
+        ),
+        ({"digital_source_type": "trainedAlgorithmicMedia"}, {}, "hint", "that one has no credentials of its own here"),
+    ):
+        manifests = {"x": {"ingredients": [ingredient]}, **sources}
+        store = {"validation_state": "Valid", "active_manifest": "x", "manifests": manifests}
+        monkeypatch.setattr(credentials, "read_store", lambda *_, store=store: store)
+        _, one = found(signed("PNG"))
+        assert (one.points_to, one.strength) == ("synthetic", strength)
+        assert one.says.endswith(words)
 
 
 def test_a_manifest_moved_to_another_picture_does_not_count() -> None:

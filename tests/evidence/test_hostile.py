@@ -2,6 +2,7 @@
 
 import contextlib
 import struct
+import time
 import tracemalloc
 import zlib
 from collections.abc import Iterator
@@ -131,6 +132,22 @@ def test_the_largest_jpeg_head() -> None:
     said, used = peak(plain[:2] + head * 600 + plain[2:])
     assert used < 32
     assert [one.source for one in said] == ["Content Credentials", "JPEG tables"]
+
+
+def test_raw_profiles_take_no_time() -> None:
+    key = b"Raw profile type exif\0"
+    for data in (
+        png_with(chunk(b"tEXt", key + b"\n" * 3_000_000)),
+        png_with(chunk(b"tEXt", key + b"\nexif\n" + b" " * 3_000_000)),
+        png_with(chunk(b"tEXt", key + b"\nexif\n 9\n" + b"0 " * 5_000_000)),
+        png_with(*[chunk(b"zTXt", key + b"\0" + zlib.compress(b"\nexif\n 9\n" + b"4 " * MIB))] * 2_000),
+        png_with(*[chunk(b"tEXt", key + b"\niptc\n 30\n" + b"1c026e0019" + b"41" * 25)] * 90_000),
+        png_with(*[chunk(b"tEXt", key + b"\nexif\n 8\n49492a0008000000")] * 90_000),
+    ):
+        before = time.process_time()
+        assert read_evidence(data) == ()
+        assert time.process_time() - before < 3
+    assert peak(png_with(chunk(b"zTXt", key + b"\0" + bomb(1024))))[1] < 12
 
 
 # XML

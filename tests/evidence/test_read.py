@@ -13,7 +13,18 @@ from PIL import Image
 
 from mai_app.evidence.read import read_evidence
 from mai_app.evidence.statements import Evidence
-from tests.evidence.files import IPTC_CODES, MIME, chunk, png_with, saved, with_exif, with_texts, with_xmp, xmp_packet
+from tests.evidence.files import (
+    IPTC_CODES,
+    MIME,
+    chunk,
+    png_with,
+    saved,
+    with_exif,
+    with_segments,
+    with_texts,
+    with_xmp,
+    xmp_packet,
+)
 
 FORMS = ["JPEG", "PNG", "WEBP"]
 A1111 = (
@@ -107,20 +118,132 @@ def test_a_program_for_editing(form: str) -> None:
         ("Black Forest Labs", "FLUX"),
         ("Recraft V3", "Recraft"),
         ("ChatGPT", "OpenAI"),
+        ("gpt-image-1.5", "OpenAI"),
+        ("Sora", "OpenAI"),
+        ("Sora 2", "OpenAI"),
+        ("OpenAI Sora", "OpenAI"),
+        ("Gemini", "Google AI"),
+        ("Google Gemini", "Google AI"),
+        ("Gemini 2.5 Flash Image", "Google AI"),
+        ("models/gemini-2.5-flash-image-preview", "Google AI"),
+        ("Gemini 3 Pro Image", "Google AI"),
+        ("Nano Banana Pro", "Google AI"),
+        ("Imagen 4 Ultra", "Google AI"),
+        ("Qwen-Image", "Qwen-Image"),
+        ("Qwen Image", "Qwen-Image"),
+        ("qwen_image_edit_2511", "Qwen-Image"),
+        ("Qwen/Qwen-Image", "Qwen-Image"),
+        ("Apple Image Playground", "Apple Image Playground"),
+        ("Image Playground", "Apple Image Playground"),
+        ("Microsoft Designer", "Microsoft Designer"),
+        ("Microsoft Paint Cocreator", "Microsoft Designer"),
+        ("Seedream 4.5", "Seedream"),
+        ("Dreamina", "Seedream"),
+        ("FLUX.2 [pro]", "FLUX"),
+        ("FLUX.1 Kontext", "FLUX"),
+        ("Wan 2.5", "Wan"),
+        ("Z-Image-Turbo", "Z-Image"),
+        ("HunyuanImage 3.0", "Hunyuan"),
+        ("Kling AI", "Kling"),
+        ("Amazon Nova Canvas", "Amazon Nova"),
+        ("Reve Image 1.0", "Reve"),
+        ("Krea 1", "Krea"),
+        ("Made with Meta AI", "Meta AI"),
+        ("RuinedFooocus", "Fooocus"),
     ],
 )
 def test_generators_by_name(software: str, generator: str) -> None:
-    (one,) = found(with_exif("JPEG", {305: software}))
-    assert (one.points_to, one.strength) == ("synthetic", "declared")
-    assert one.says.startswith(f"names an AI generator, {generator} (")
+    # One name is written in all ways.
+    for name in {software, software.replace(" ", "_"), software.replace(" ", "-"), software.upper(), f" {software} "}:
+        for data in (with_exif("JPEG", {305: name}), with_texts([("Software", name)])):
+            (one,) = found(data)
+            assert (one.points_to, one.strength) == ("synthetic", "declared")
+            assert one.says.startswith(f"names an AI generator, {generator} (")
 
 
 @pytest.mark.parametrize(
-    "software", ["f.lux", "Imagen de prueba", "Leonardo", "Grokking", "Diffusion Bee-keeper", "Firefly3 scan"]
+    "software",
+    [
+        "f.lux",
+        "Imagen",
+        "Imagen de prueba",
+        "Leonardo",
+        "Grokking",
+        "Diffusion Bee-keeper",
+        "Firefly3 scan",
+        "Sora Reader",
+        "Gemini 2",
+        "Gemini Observatory",
+        "Designer",
+        "Swift Playgrounds",
+        "Text to Image Converter",
+        "Dreamweaver",
+        "WANalyzer 2",
+    ],
 )
 def test_names_that_are_like_a_generators(software: str) -> None:
     (one,) = found(with_exif("JPEG", {305: software}))
     assert one.points_to == "nothing"
+
+
+def test_names_that_people_and_cameras_have() -> None:
+    # A name alone means a generator in the field of the program, and nowhere else.
+    for name in ("Sora", "Gemini", "Firefly"):
+        assert found(with_exif("JPEG", {315: name, 316: name, 33432: name})) == []
+        assert found(with_texts([("Author", name)])) == []
+        (one,) = found(with_texts([("Creator", name)]))
+        assert one.points_to == "nothing"
+        (one,) = found(with_exif("JPEG", {271: name, 272: f"{name} 4G"}))
+        assert one.points_to == "authentic"
+        assert found(saved("JPEG", xmp=xmp_packet(f"<photoshop:Credit>{name}</photoshop:Credit>"))) == []
+        (one,) = found(saved("JPEG", xmp=xmp_packet(f"<xmp:CreatorTool>{name}</xmp:CreatorTool>")))
+        assert (one.points_to, one.strength) == ("synthetic", "declared")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "Apple Photos Clean Up",
+        "Apple_Photos_Clean-Up",
+        "Edited with Google AI",
+        "Google Photos Magic Editor",
+        "Adobe Photoshop Generative Fill",
+        "Edited with Galaxy AI",
+    ],
+)
+def test_an_edit_with_ai_is_an_edit(program: str) -> None:
+    for data in (
+        with_exif("JPEG", {305: program}),
+        with_texts([("Software", program)]),
+        saved("JPEG", xmp=xmp_packet(f"<photoshop:Credit>{program}</photoshop:Credit>")),
+        saved("JPEG", xmp=xmp_packet(f"<xmp:CreatorTool>{program}</xmp:CreatorTool>")),
+        saved("JPEG", xmp=xmp_packet(f"<Iptc4xmpExt:AISystemUsed>{program}</Iptc4xmpExt:AISystemUsed>")),
+        with_segments(
+            (
+                0xED,
+                b"Photoshop 3.0\x008BIM\x04\x04\0\0"
+                + struct.pack(">I", len(program) + 5)
+                + b"\x1c\x02\x6e"
+                + struct.pack(">H", len(program))
+                + program.encode(),
+            )
+        ),
+    ):
+        (one,) = found(data)
+        assert (one.points_to, one.strength) == ("edited", "hint"), one
+
+
+def test_the_tags_and_texts_of_exif_3() -> None:
+    name = b"Gemini 2.5 Flash Image\0"
+    entry = struct.pack("<HHHII", 1, 42043, 129, len(name), 26)  # type 129 is UTF-8
+    block = b"II*\0" + struct.pack("<I", 8) + entry + bytes(4) + name
+    (one,) = found(png_with(chunk(b"eXIf", block)))
+    assert (one.points_to, one.strength) == ("synthetic", "declared")
+
+
+def test_programs_that_imagemagick_copies_from_exif() -> None:
+    (one,) = found(with_texts([("exif:Software", "Midjourney v7"), ("exif:Orientation", "1")]))
+    assert (one.points_to, one.strength) == ("synthetic", "declared")
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -243,7 +366,11 @@ def test_comments() -> None:
     assert (one.source, one.points_to) == ("GIF comment", "synthetic")
     (one,) = found(saved("JPEG", comment="Created with GIMP"))
     assert (one.points_to, one.strength) == ("edited", "hint")
-    assert found(saved("JPEG", comment="a holiday by the sea")) == []
+    for comment in ("Generated by Gemini 2.5 Flash Image", "Created with Qwen Image"):
+        (one,) = found(saved("JPEG", comment=comment))
+        assert (one.points_to, one.strength) == ("synthetic", "declared")
+    for comment in ("a holiday by the sea", "made with love", "a talk on how Midjourney works"):
+        assert found(saved("JPEG", comment=comment)) == []
 
 
 def test_an_animated_gif_is_walked_to_its_end() -> None:
@@ -280,6 +407,7 @@ def test_the_label_of_chinas_standard() -> None:
         ("digitalCapture", "authentic", "hint", "taken by a camera"),
         ("humanEdits", "edited", "hint", "edited by a person"),
         ("digitalArt", "nothing", "hint", "drawn by a person with software"),
+        ("algorithmicMedia", "nothing", "hint", "made by an algorithm"),
     ],
 )
 def test_the_iptc_digital_source_type(form: str, code: str, points_to: str, strength: str, words: str) -> None:
@@ -327,6 +455,12 @@ def test_the_source_type_as_attribute_resource_or_bare_code() -> None:
             "names an AI generator, Google",
         ),
         ("<photoshop:Credit>Edited with Google AI</photoshop:Credit>", "edited", "hint", "names a program for editing"),
+        (
+            "<Iptc4xmpExt:AIPromptInformation>a cat</Iptc4xmpExt:AIPromptInformation>",
+            "synthetic",
+            "declared",
+            "holds a prompt for an AI system (a cat)",
+        ),
         ("<Iptc4xmpExt:AISystemUsed>X 1</Iptc4xmpExt:AISystemUsed>", "synthetic", "declared", "names an AI system"),
         (
             f"<dc:description><rdf:Alt><rdf:li>{JOB}</rdf:li></rdf:Alt></dc:description>",
