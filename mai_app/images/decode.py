@@ -275,9 +275,9 @@ _RAW_MAGIC: Final = (
     (0, b"\0MRM", "MRW"),
     (4, b"ftypcrx ", "CR3"),
     (6, b"HEAPCCDR", "CRW"),
-    (8, b"CR\2", "CR2"),
-    (8, b"IIII", "IIQ"),
-    (8, b"MMMM", "IIQ"),
+    (4, b"\x10\0\0\0CR\2", "CR2"),
+    (13, b"waR", "IIQ"),
+    (8, b"MMMMRaw", "IIQ"),
 )
 _RAW_OF_MAKERS: Final = (
     (b"NIKON", "NEF"),
@@ -330,15 +330,16 @@ def raw_format(data: bytes, name: str = "") -> str:
     named = suffix[1:].upper() if suffix in RAW_SUFFIXES else ""
     if named or 50706 in first:
         return named or "DNG"
-    pending, seen = [tiff.first], set[int]()
+    pending, seen = [tiff.first], {0}
     while pending and len(seen) < 32:
-        at = pending.pop()
-        directory = {} if at in seen else tiff.directory(at)
+        if (at := pending.pop()) in seen:
+            continue
         seen.add(at)
+        directory = tiff.directory(at)
         if 33422 in directory or {32803, 34892} & set(tiff.integers(directory.get(262))):
             make = tiff.value(first.get(271)).strip().upper()
             return next((raw for maker, raw in _RAW_OF_MAKERS if make.startswith(maker)), "of an unknown maker")
-        pending += [*tiff.integers(directory.get(330)), *([tiff.next(at)] if directory else [])]
+        pending += [tiff.next(at), *tiff.integers(directory.get(330))]
     return ""
 
 
@@ -387,4 +388,4 @@ def _tiff_pixels(tiff: Tiff) -> str:
     extra = len(tiff.integers(tags.get(338)))
     beside = " with transparency" if extra == 1 else f" with {extra} more planes" if extra else ""
     numbers = ", ".join(map(str, dict.fromkeys(bits)))
-    return f"is a TIFF of {numbers}-bit {colours} pixels{beside}, which MAI does not read; save it with 8 bits, or as PNG"
+    return f"is a TIFF of {numbers}-bit {colours} pixels{beside}, which MAI does not read; save it as PNG"
