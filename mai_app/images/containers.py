@@ -24,10 +24,12 @@ _MAX_ENTRIES: Final = 2**16  # of a directory
 _INTEGERS: Final = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 13: "L", 16: "Q", 17: "q", 18: "Q"}
 _SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 # The tags that pixels are decoded by; what is missing here describes them.
-_PIXEL_TAGS: Final = frozenset(
-    (256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 338, 339, 347)
-    + (*range(512, 522), 529, 530, 531, 532, 32995, 32996)
-)
+# fmt: off
+_PIXEL_TAGS: Final = frozenset((
+    256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 338, 339, 347,
+    *range(512, 522), 529, 530, 531, 532, 32995, 32996,
+))
+# fmt: on
 _XMP_ORIENTATION: Final = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])")
 _PNG_USED: Final = (b"tRNS", b"acTL", b"fcTL", b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 _PNG_PROFILES: Final = (b"Raw profile type exif", b"Raw profile type APP1")
@@ -128,7 +130,8 @@ class Tiff:
             return ()
         size = _SIZES[entry[0]]
         value = self.value(entry, 64 * size)
-        return struct.unpack(f"{self.order}{len(value) // size}{_INTEGERS[entry[0]]}", value[: len(value) // size * size])
+        count = len(value) // size
+        return struct.unpack_from(f"{self.order}{count}{_INTEGERS[entry[0]]}", value)
 
     def _number(self, at: int, size: int) -> int:
         field = self.data[at : at + size]
@@ -168,7 +171,9 @@ def _tag(tiff: Tiff, entry: bytes) -> int:
 
 def _jpeg(data: bytes) -> Parts:
     view = memoryview(data)
-    kept, exif, xmp = [view[:2]], [], b""
+    kept = [view[:2]]
+    exif: list[bytes] = []
+    xmp = b""
     for marker, start, end in jpeg_segments(data):
         if marker == 0xDA:  # the pixels; all that comes after them goes along
             kept.append(view[start:])

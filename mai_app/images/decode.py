@@ -1,6 +1,7 @@
 """The image decoder: from a file's bytes to 8-bit RGB pixels. The only one; every part of MAI uses it."""
 
 import io
+import re
 import stat
 import warnings
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from mai_app.config import LIMITS, Limits
 from mai_app.errors import ImageError
-from mai_app.images.containers import Parts, Tiff, jpeg_ends, jpeg_segments, open_tiff, take_apart
+from mai_app.images.containers import END_OF_JPEG, Parts, Tiff, jpeg_ends, jpeg_segments, open_tiff, take_apart
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -37,12 +38,12 @@ SUFFIXES: Final = frozenset(
     )
 )
 """Names of files that are taken from a folder as images."""
-RAW_SUFFIXES: Final = frozenset(
-    f".{name}"
-    for name in (
-        "3fr arw cr2 cr3 crw dcr dng erf fff gpr iiq kdc mef mos mrw nef nrw orf pef raf rw2 rwl sr2 srf srw x3f"
-    ).split()
-)
+# fmt: off
+RAW_SUFFIXES: Final = frozenset((
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".kdc", ".mef", ".mos",
+    ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
+))
+# fmt: on
 """Names of camera RAW files."""
 OTHER_SUFFIXES: Final = frozenset((".heic", ".heif", ".avif", ".jxl", ".jp2")) | RAW_SUFFIXES
 """Image files that MAI does not decode: taken from a folder too, so that each is rejected with its reason."""
@@ -127,12 +128,14 @@ def decode(data: bytes, name: str, limits: Limits = LIMITS) -> DecodedImage:
         raise ImageError(name, f"is camera RAW ({raw}), whose preview is not the photograph; develop it to TIFF or PNG")
     try:
         parts = take_apart(data)
-        with Image.open(io.BytesIO(parts.pixels), formats=FORMATS) as image:
-            width, height = image.size
+        with Image.open(io.BytesIO(parts.pixels), formats=FORMATS) as opened:
+            width, height = opened.size
             if width * height > limits.max_pixels or max(width, height) > limits.max_side:
                 raise ImageError(name, _too_large(width, height, limits))
-            notes = _frame_notes(image, parts)
-            image, more_notes = _loaded(image, parts)
+            notes = _frame_notes(opened, parts)
+            image = _load(opened, parts)
+            if image is not opened:
+                notes += ("the file's end is missing, its pixels are whole",)
             quality = jpeg_quality(getattr(image, "quantization", None))
             sampling = _jpeg_sampling(image)
             lossy = _is_lossy(image, parts.pixels)
@@ -154,7 +157,7 @@ def decode(data: bytes, name: str, limits: Limits = LIMITS) -> DecodedImage:
     except Exception as error:
         reason = str(error).strip() or type(error).__name__
         raise ImageError(name, f"is damaged or truncated ({reason}); get the original file again") from None
-    return DecodedImage(pixels, file_format, len(data), quality, sampling, lossy, orientation, notes + more_notes)
+    return DecodedImage(pixels, file_format, len(data), quality, sampling, lossy, orientation, notes)
 
 
 def encode_jpeg(pixels: Pixels, quality: int, sampling: str = "4:2:0") -> bytes:
@@ -204,21 +207,24 @@ def _frame_notes(image: Image.Image, parts: Parts) -> tuple[str, ...]:
     return (f"first of {frames} frames",) if frames > 1 else ()
 
 
-def _loaded(image: Image.Image, parts: Parts) -> tuple[Image.Image, tuple[str, ...]]:
-    """The image with its pixels decoded, and a note where that took more than the file."""
-    try:
+def _load(image: Image.Image, parts: Parts) -> Image.Image:
+    """The image with its pixels decoded; another one, where its JPEG file has no end and was given one.
+
+    Raises OSError where pixels are missing.
+    """
+    if image.format != "JPEG" or parts.pixels.rfind(END_OF_JPEG) >= 0:
         image.load()
-    except OSError:
-        ended: Image.Image | None = None
-        for data in jpeg_ends(parts.pixels) if image.format == "JPEG" else ():
-            again = Image.open(io.BytesIO(data), formats=FORMATS)
-            if ended and not np.array_equal(ended, again):
-                raise
-            ended = again
-        if not ended:
-            raise
-        return ended, ("the file's end is missing, its pixels are whole",)
-    return image, ()
+        return image
+    ended: Image.Image | None = None
+    for data in jpeg_ends(parts.pixels):
+        again = Image.open(io.BytesIO(data), formats=FORMATS)
+        if ended and not np.array_equal(np.asarray(ended), np.asarray(again)):
+            ended = None
+            break
+        ended = again
+    if not ended:
+        raise OSError("the file ends before its pixels do")
+    return ended
 
 
 def _jpeg_sampling(image: Image.Image) -> str:
@@ -265,28 +271,16 @@ def _too_large(width: int, height: int, limits: Limits) -> str:
     return f"has {width:,}×{height:,} pixels, over the limit of {limit}; crop it"
 
 
+# fmt: off
 _RAW_MAGIC: Final = (
-    (0, b"FUJIFILMCCD-RAW", "RAF"),
-    (0, b"IIU\0", "RW2"),
-    (0, b"IIRO", "ORF"),
-    (0, b"IIRS", "ORF"),
-    (0, b"MMOR", "ORF"),
-    (0, b"FOVb", "X3F"),
-    (0, b"\0MRM", "MRW"),
-    (4, b"ftypcrx ", "CR3"),
+    (0, b"FUJIFILMCCD-RAW", "RAF"), (0, b"IIU\0", "RW2"), (0, b"IIRO", "ORF"), (0, b"IIRS", "ORF"), (0, b"MMOR", "ORF"),
+    (0, b"FOVb", "X3F"), (0, b"\0MRM", "MRW"), (4, b"ftypcrx ", "CR3"), (4, b"\x10\0\0\0CR\2", "CR2"),
     (6, b"HEAPCCDR", "CRW"),
-    (4, b"\x10\0\0\0CR\2", "CR2"),
-    (13, b"waR", "IIQ"),
-    (8, b"MMMMRaw", "IIQ"),
 )
 _RAW_OF_MAKERS: Final = (
-    (b"NIKON", "NEF"),
-    (b"SONY", "ARW"),
-    (b"PENTAX", "PEF"),
-    (b"RICOH", "PEF"),
-    (b"SAMSUNG", "SRW"),
-    (b"CANON", "CR2"),
+    (b"NIKON", "NEF"), (b"SONY", "ARW"), (b"PENTAX", "PEF"), (b"RICOH", "PEF"), (b"SAMSUNG", "SRW"), (b"CANON", "CR2"),
 )
+# fmt: on
 _MAGIC: Final = (
     (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
     (b"\xff\x0a", "JPEG XL"),
@@ -330,6 +324,8 @@ def raw_format(data: bytes, name: str = "") -> str:
     named = suffix[1:].upper() if suffix in RAW_SUFFIXES else ""
     if named or 50706 in first:
         return named or "DNG"
+    if re.match(rb"IIII.waR|MMMMRaw", data[8:16], re.DOTALL):
+        return "IIQ"
     pending, seen = [tiff.first], {0}
     while pending and len(seen) < 32:
         if (at := pending.pop()) in seen:
@@ -347,9 +343,11 @@ def unidentified_reason(data: bytes) -> str:
     """Why Pillow knows no picture in a file's bytes, in words: what it is instead, or what its pixels are."""
     if tiff := open_tiff(data):
         return _tiff_pixels(tiff)
-    frame = next((data[at + 4 :] for marker, at, _ in jpeg_segments(data) if marker in range(0xC0, 0xC4)), b"")
-    if data.startswith(b"\xff\xd8\xff") and len(frame) > 5 and (frame[0], frame[5]) not in ((8, 1), (8, 3), (8, 4)):
-        return f"is a JPEG of {frame[5]} planes of {frame[0]} bits, which MAI does not read; save it as PNG"
+    if data.startswith(b"\xff\xd8\xff"):
+        frames = (data[at + 4 : end] for marker, at, end in jpeg_segments(data) if marker in range(0xC0, 0xC4))
+        frame = next(frames, b"")
+        if len(frame) > 5 and (frame[0], frame[5]) not in ((8, 1), (8, 3), (8, 4)):
+            return f"is a JPEG of {frame[5]} planes of {frame[0]} bits, which MAI does not read; save it as PNG"
     if data[4:8] == b"ftyp":
         found = _brand(data)
     else:
