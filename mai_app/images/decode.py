@@ -116,9 +116,10 @@ def decode_file(path: Path, limits: Limits = LIMITS) -> DecodedImage:
 def decode(data: bytes, name: str, limits: Limits = LIMITS) -> DecodedImage:
     """Decode an image file's bytes; `name` stands in the ImageError that is raised for what can't be decoded.
 
-    EXIF orientation is applied. CMYK, palette, grey and 16-bit pixels become 8-bit RGB (16-bit ones by their
-    high byte), transparency is laid over white, of several frames the first is taken. Colour profiles are not
-    applied: the pixels are the ones that the file stores.
+    The orientation of EXIF, XMP or TIFF is applied; other metadata are not read, and can't be a reason to refuse.
+    CMYK, palette, grey, 12-bit and 16-bit pixels become 8-bit RGB (by their highest 8 bits), transparency is laid over
+    white, of several frames the first is taken. Colour profiles are not applied: the pixels are the ones that the file
+    stores. A JPEG without an end marker is decoded, with a note, if no pixel is missing. Camera RAW is refused.
     """
     if len(data) > limits.max_bytes:
         raise ImageError(name, _too_many_bytes(len(data), limits))
