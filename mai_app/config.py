@@ -58,6 +58,7 @@ class QualityLimits:
     """
 
     shorter_side: int = 64  # pixels; a crop would be more mirror image than image, a stretched image more guess
+    sides_ratio: int = 8  # 512 to shorter_side: of a longer strip a network sees a small part, or next to nothing
     detail: float = 0.5  # grey levels; rounding to 8 bits alone leaves 0.3
     resolution: float = 0.09  # the finest octave's share of the finest three; 0.4 as a rule, 0.09 if enlarged threefold
     jpeg_quality: int = 20  # half of the hard tier's: nothing that the figures tell of was saved so

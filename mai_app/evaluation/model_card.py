@@ -264,7 +264,8 @@ LIMITS: Final = f"""\
 - **Unseen generators.** It knows the traces of generators like those in its training images. Others, newer ones above
   all, may pass as authentic; the tables by generator show how unevenly it finds even those that it was measured on.
 - **Small, smooth and degraded images.** Shrinking and recompressing destroy the traces: compare the tiers. An image
-  under {QUALITY_LIMITS.shorter_side} pixels on its shorter side, one that is next to flat or much enlarged, and a JPEG
+  under {QUALITY_LIMITS.shorter_side} pixels on its shorter side, as the network sees it, a strip over
+  {QUALITY_LIMITS.sides_ratio} times as long as wide, one that is next to flat or much enlarged, and a JPEG
   under quality {QUALITY_LIMITS.jpeg_quality} are always unsure, whatever the score.
 - **Retouching, inpainting and other local edits** are not detected: each image here counts as synthetic or
   authentic as a whole. Screenshots, scans and heavily processed photographs were not measured apart.

@@ -22,7 +22,7 @@ from mai_app.data.prepared import PreparedSet, find_prepared, open_prepared
 from mai_app.errors import DataError, ImageError
 from mai_app.evaluation.audit import file_properties
 from mai_app.images.decode import DecodedImage, Pixels, decode, read_file
-from mai_app.images.preprocess import to_inputs
+from mai_app.images.preprocess import shrink, to_inputs
 from mai_app.images.quality import TIER_SETTINGS, degrade, unjudgeable_reason
 from mai_app.inference.detector import Detector
 
@@ -109,8 +109,12 @@ def score(detector: Detector, images: Images, split: str, workers: int, path: Pa
 
 def seen_by(detector: Detector, versions: dict[str, DecodedImage]) -> tuple[dict[str, str | None], list[Pixels]]:
     """For each of an image's versions, by name, the reason for doubt (or None), and the detector's inputs of it."""
-    doubts = {name: unjudgeable_reason(version.pixels, version.jpeg_quality) for name, version in versions.items()}
-    return doubts, [to_inputs(version.pixels, detector.info.preprocessing) for version in versions.values()]
+    how = detector.info.preprocessing
+    seen = {name: shrink(version.pixels, how.longest or None) for name, version in versions.items()}
+    doubts = {
+        name: unjudgeable_reason(version.pixels, version.jpeg_quality, seen[name]) for name, version in versions.items()
+    }
+    return doubts, [to_inputs(pixels, how) for pixels in seen.values()]
 
 
 def score_records(

@@ -1,18 +1,20 @@
 """The image decoder: from a file's bytes to 8-bit RGB pixels. The only one; every part of MAI uses it."""
 
 import io
+import re
 import stat
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from mai_app.config import LIMITS, Limits
 from mai_app.errors import ImageError
+from mai_app.images.containers import END_OF_JPEG, Parts, Tiff, jpeg_ends, jpeg_segments, open_tiff, take_apart
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -36,27 +38,33 @@ SUFFIXES: Final = frozenset(
     )
 )
 """Names of files that are taken from a folder as images."""
-OTHER_SUFFIXES: Final = frozenset((".heic", ".heif", ".avif", ".jxl", ".jp2"))
+# fmt: off
+RAW_SUFFIXES: Final = frozenset((
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".kdc", ".mef", ".mos",
+    ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
+))
+# fmt: on
+"""Names of camera RAW files."""
+OTHER_SUFFIXES: Final = frozenset((".heic", ".heif", ".avif", ".jxl", ".jp2")) | RAW_SUFFIXES
 """Image files that MAI does not decode: taken from a folder too, so that each is rejected with its reason."""
 SAMPLINGS: Final = ("4:4:4", "4:2:2", "4:2:0")
 """How JPEG files store colour: whole planes, or halved in width, or in both directions."""
 
 # MAI's own limit, checked below, is an error and lies under the size at which Pillow raises one.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# Damaged metadata is no reason to refuse a picture whose pixels decode.
+# Pillow also warns of what is odd in a file whose pixels decode.
 warnings.filterwarnings("ignore", module=r"PIL\..*")
 
-_MAGIC: Final = (
-    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"%PDF", "a PDF"),
-    (b"<svg", "SVG"),
-    (b"<?xml", "XML, perhaps SVG"),
-    (b"<!DOCTYPE html", "an HTML page"),
-    (b"<html", "an HTML page"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"8BPS", "Photoshop"),
-)
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright that is stored under an EXIF orientation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,33 +116,40 @@ def decode_file(path: Path, limits: Limits = LIMITS) -> DecodedImage:
 def decode(data: bytes, name: str, limits: Limits = LIMITS) -> DecodedImage:
     """Decode an image file's bytes; `name` stands in the ImageError that is raised for what can't be decoded.
 
-    EXIF orientation is applied. CMYK, palette, grey and 16-bit pixels become 8-bit RGB (16-bit ones by their
-    high byte), transparency is laid over white, of several frames the first is taken. Colour profiles are not
-    applied: the pixels are the ones that the file stores.
+    The orientation of EXIF, XMP or TIFF is applied; other metadata are not read, and can't be a reason to refuse.
+    CMYK, palette, grey, 12-bit and 16-bit pixels become 8-bit RGB (by their highest 8 bits), transparency is laid over
+    white, of several frames the first is taken. Colour profiles are not applied: the pixels are the ones that the file
+    stores. A JPEG without an end marker is decoded, with a note, if no pixel is missing. Camera RAW is refused.
     """
     if len(data) > limits.max_bytes:
         raise ImageError(name, _too_many_bytes(len(data), limits))
     if not data:
         raise ImageError(name, "is empty (0 bytes)")
+    if raw := raw_format(data, name):
+        raise ImageError(name, f"is camera RAW ({raw}), whose preview is not the photograph; develop it to TIFF or PNG")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
+        parts = take_apart(data)
+        with Image.open(io.BytesIO(parts.pixels), formats=FORMATS) as opened:
+            width, height = opened.size
             if width * height > limits.max_pixels or max(width, height) > limits.max_side:
                 raise ImageError(name, _too_large(width, height, limits))
-            notes = _frame_notes(image)
-            image.load()
+            notes = _frame_notes(opened, parts)
+            image = _load(opened, parts)
+            if image is not opened:
+                notes += ("the file's end is missing, its pixels are whole",)
             quality = jpeg_quality(getattr(image, "quantization", None))
             sampling = _jpeg_sampling(image)
-            lossy = _is_lossy(image, data)
-            orientation = _orientation(image)
-            upright = ImageOps.exif_transpose(image) if orientation > 1 else image
-            pixels = np.asarray(_to_rgb(upright, name))
-            # MPO is what Pillow calls a JPEG that carries further pictures, as many phones write it.
-            file_format = {"MPO": "JPEG", "DIB": "BMP"}.get(image.format or "", image.format or "")
+            lossy = _is_lossy(image, parts.pixels)
+            # GIF is not taken apart: its XMP comes from Pillow.
+            orientation = replace(parts, xmp=parts.xmp or image.info.get("xmp", b"")).orientation
+            eight_bits = _to_rgb(image, name)
+            upright = eight_bits.transpose(_TURNS[orientation]) if orientation > 1 else eight_bits
+            pixels = np.asarray(upright)
+            file_format = {"DIB": "BMP"}.get(image.format or "", image.format or "")
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(name, _unidentified(data)) from None
+        raise ImageError(name, unidentified_reason(data)) from None
     except Image.DecompressionBombError:
         raise ImageError(name, f"has more than {limits.max_pixels:,} pixels, the limit") from None
     except MemoryError:
@@ -188,11 +203,29 @@ def _ijg_tables() -> npt.NDArray[np.int64]:
 _IJG_TABLES: Final = _ijg_tables()
 
 
-def _frame_notes(image: Image.Image) -> tuple[str, ...]:
-    # MPO: the further pictures are previews and depth maps, not frames.
-    if image.format == "MPO" or not getattr(image, "is_animated", False):
-        return ()
-    return (f"first of {getattr(image, 'n_frames', 'several')} frames",)
+def _frame_notes(image: Image.Image, parts: Parts) -> tuple[str, ...]:
+    frames = max(parts.frames, getattr(image, "n_frames", 1))
+    return (f"first of {frames} frames",) if frames > 1 else ()
+
+
+def _load(image: Image.Image, parts: Parts) -> Image.Image:
+    """The image with its pixels decoded; another one, where its JPEG file has no end and was given one.
+
+    Raises OSError where pixels are missing.
+    """
+    if image.format != "JPEG" or parts.pixels.rfind(END_OF_JPEG) >= 0:
+        image.load()
+        return image
+    ended: Image.Image | None = None
+    for data in jpeg_ends(parts.pixels):
+        again = Image.open(io.BytesIO(data), formats=FORMATS)
+        if ended and not np.array_equal(np.asarray(ended), np.asarray(again)):
+            ended = None
+            break
+        ended = again
+    if not ended:
+        raise OSError("the file ends before its pixels do")
+    return ended
 
 
 def _jpeg_sampling(image: Image.Image) -> str:
@@ -207,25 +240,22 @@ def _is_lossy(image: Image.Image, data: bytes) -> bool:
         # The first frame's chunk: "VP8 " is lossy, "VP8L" lossless.
         lossy, lossless = data.find(b"VP8 ", 12), data.find(b"VP8L", 12)
         return lossy >= 0 and (lossless < 0 or lossy < lossless)
-    return image.format in ("JPEG", "MPO") or image.info.get("compression") in ("jpeg", "tiff_jpeg")
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF of any kind: the pixels are used as they are stored
-        return 1
-    return int(orientation) if orientation in range(2, 9) else 1
+    return image.format == "JPEG" or image.info.get("compression") in ("jpeg", "tiff_jpeg")
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F":
-        raise ImageError(name, "has floating-point pixels, whose white is undefined; save it with 8 or 16 bits")
+        raise ImageError(name, _FLOATS)
     if image.mode.startswith("I"):
         levels = np.asarray(image).astype(np.int64)
         if levels.min(initial=0) < 0 or levels.max(initial=0) > 65535:
             raise ImageError(name, "has 32-bit pixels, whose white is undefined; save it with 8 or 16 bits")
-        image = Image.fromarray((levels >> 8).astype(np.uint8))
+        tags = getattr(image, "tag_v2", {})
+        bits = tags.get(258, (16,))[0] if image.mode.startswith("I;16") else 16
+        levels >>= bits - 8
+        if image.mode.startswith("I;16") and tags.get(262) == 0:  # TIFF's "white is zero", which Pillow leaves to do
+            levels = 255 - levels
+        image = Image.fromarray(levels.astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -242,16 +272,119 @@ def _too_large(width: int, height: int, limits: Limits) -> str:
     return f"has {width:,}×{height:,} pixels, over the limit of {limit}; crop it"
 
 
-def _unidentified(data: bytes) -> str:
-    brand = data[8:12] if data[4:8] == b"ftyp" else b""
-    if brand in (b"heic", b"heix", b"mif1", b"msf1", b"heim", b"hevc"):
-        found = "HEIC"
-    elif brand in (b"avif", b"avis"):
-        found = "AVIF"
-    elif brand:
-        found = "a video"
+# fmt: off
+_RAW_MAGIC: Final = (
+    (0, b"FUJIFILMCCD-RAW", "RAF"), (0, b"IIU\0", "RW2"), (0, b"IIRO", "ORF"), (0, b"IIRS", "ORF"), (0, b"MMOR", "ORF"),
+    (0, b"FOVb", "X3F"), (0, b"\0MRM", "MRW"), (4, b"ftypcrx ", "CR3"), (4, b"\x10\0\0\0CR\2", "CR2"),
+    (6, b"HEAPCCDR", "CRW"),
+)
+_RAW_OF_MAKERS: Final = (
+    (b"NIKON", "NEF"), (b"SONY", "ARW"), (b"PENTAX", "PEF"), (b"RICOH", "PEF"), (b"SAMSUNG", "SRW"), (b"CANON", "CR2"),
+)
+# fmt: on
+_MAGIC: Final = (
+    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"II\xbc", "JPEG XR"),
+    (b"%PDF", "a PDF"),
+    (b"<svg", "SVG"),
+    (b"<?xml", "XML, perhaps SVG"),
+    (b"<!DOCTYPE html", "an HTML page"),
+    (b"<html", "an HTML page"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"8BPS", "Photoshop"),
+)
+_BRANDS: Final = (
+    ("HEIC", b"heic heix heim heis hevc hevx hevm hevs"),
+    ("AVIF", b"avif avis avio MA1A MA1B"),
+    ("JPEG 2000", b"jp2 jpx jpm jph j2ki j2is"),
+    ("HEIF", b"mif1 mif2 mif3 msf1 miaf heif 1pic avci avcs vvic vvis evbi evbs jpeg jpgs"),
+)
+"""Formats in the container of MP4, and the brands that their files carry."""
+_VIDEO_BRANDS: Final = (b"iso", b"mp4", b"avc", b"qt", b"M4", b"3g", b"dash", b"f4v", b"MSNV", b"XAVC", b"mjp2")
+_TIFF_COLOURS: Final = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab"}
+_FLOATS: Final = "has floating-point pixels, whose white is undefined; save it with 8 or 16 bits"
+
+
+def raw_format(data: bytes, name: str = "") -> str:
+    """Which camera RAW format a file's bytes are: NEF, DNG …, "of an unknown maker"; empty if they are none.
+
+    Most are TIFF files whose first picture is a small preview. They are told by DNG's version, by pixels of a colour
+    filter array (TIFF/EP), or by `name`, where that is one of a camera's.
+    """
+    for at, magic, found in _RAW_MAGIC:
+        if data.startswith(magic, at):
+            return found
+    tiff = open_tiff(data)
+    if not tiff:
+        return ""
+    first = tiff.directory(tiff.first)
+    suffix = Path(name).suffix.lower()
+    named = suffix[1:].upper() if suffix in RAW_SUFFIXES else ""
+    if named or 50706 in first:
+        return named or "DNG"
+    if re.match(rb"IIII.waR|MMMMRaw", data[8:16], re.DOTALL):
+        return "IIQ"
+    pending, seen = [tiff.first], {0}
+    while pending and len(seen) < 32:
+        if (at := pending.pop()) in seen:
+            continue
+        seen.add(at)
+        directory = tiff.directory(at)
+        if 33422 in directory or {32803, 34892} & set(tiff.integers(directory.get(262))):
+            make = tiff.value(first.get(271)).strip().upper()
+            return next((raw for maker, raw in _RAW_OF_MAKERS if make.startswith(maker)), "of an unknown maker")
+        pending += [tiff.next(at), *tiff.integers(directory.get(330))]
+    return ""
+
+
+def unidentified_reason(data: bytes) -> str:
+    """Why Pillow knows no picture in a file's bytes, in words: what it is instead, or what its pixels are."""
+    if tiff := open_tiff(data):
+        return _tiff_pixels(tiff)
+    if data.startswith(b"\xff\xd8\xff"):
+        frames = (data[at + 4 : end] for marker, at, end in jpeg_segments(data) if marker in range(0xC0, 0xC4))
+        frame = next(frames, b"")
+        if len(frame) > 5 and (frame[0], frame[5]) not in ((8, 1), (8, 3), (8, 4)):
+            return f"is a JPEG of {frame[5]} planes of {frame[0]} bits, which MAI does not read; save it as PNG"
+    if data[4:8] == b"ftyp":
+        found = _brand(data)
     else:
-        start = data[:64].lstrip()
+        start = data[:64].lstrip(b" \t\r\n\xef\xbb\xbf") or data[:64]
         found = next((words for magic, words in _MAGIC if start.startswith(magic)), "")
     what = f"is {found}, not {FORMATS_IN_WORDS}" if found else f"is no {FORMATS_IN_WORDS} file, or its head is damaged"
     return f"{what}; convert it without loss, to PNG"
+
+
+def _brand(data: bytes) -> str:
+    """The format of a file in the container that HEIC, AVIF, JPEG 2000 and MP4 share, by its brands."""
+    size = min(int.from_bytes(data[:4], "big"), 256)
+    # The first is the file's own; after a version come others that it can be read as.
+    own, *others = (data[at : at + 4].rstrip(b" \0") for at in (8, *range(16, size - 3, 4)))
+    if own.startswith(_VIDEO_BRANDS):
+        return "a video"
+    names = [name for brand in (own, *others) for name, brands in _BRANDS if brand in brands.split()]
+    special = next((name for name in names if name != "HEIF"), "")
+    if names and names[0] == "HEIF":
+        return f"HEIF ({special})" if special else "HEIF"
+    return special or "a video"
+
+
+def _tiff_pixels(tiff: Tiff) -> str:
+    """Why a TIFF is refused, by the kind of its pixels."""
+    tags = tiff.directory(tiff.first)
+    bits, kinds = tiff.integers(tags.get(258)) or (1,), tiff.integers(tags.get(339))
+    if 256 not in tags or 257 not in tags:
+        return "is a TIFF whose head is damaged; get the original file again"
+    if 3 in kinds:
+        return _FLOATS
+    compression = (tiff.integers(tags.get(259)) or (1,))[0]
+    if compression not in TiffImagePlugin.COMPRESSION_INFO:
+        return f"is a TIFF with a compression that MAI does not read (number {compression}); save it as PNG"
+    colours = _TIFF_COLOURS.get((tiff.integers(tags.get(262)) or (0,))[0], "other")
+    extra = len(tiff.integers(tags.get(338)))
+    beside = " with transparency" if extra == 1 else f" with {extra} more planes" if extra else ""
+    numbers = ", ".join(map(str, dict.fromkeys(bits)))
+    return f"is a TIFF of {numbers}-bit {colours} pixels{beside}, which MAI does not read; save it as PNG"

@@ -35,8 +35,12 @@ def to_inputs(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:
 
 
 def input_notes(height: int, width: int, preprocessing: Preprocessing) -> tuple[str, ...]:
-    """What to tell a person about an image of this size, in words; empty where there is nothing to tell."""
+    """What to tell a person about an image of this size, in words; empty where there is nothing to tell.
+
+    The size that counts is the one after scaling down to `longest`, which the network sees.
+    """
     size = preprocessing.size
+    height, width = shrunk_size(height, width, preprocessing.longest or None)
     if min(height, width) >= size:
         return ()
     how = {"resize": "enlarged", "crop": "continued by mirroring", "views": "enlarged and continued by mirroring"}[
@@ -67,11 +71,18 @@ def central_square(pixels: Pixels, side: int) -> Pixels:
 def shrink(pixels: Pixels, longest: int | None) -> Pixels:
     """(height, width, 3) uint8 scaled down, Lanczos, until no side is over `longest`; never up."""
     height, width = pixels.shape[:2]
-    if longest is None or max(height, width) <= longest:
+    rows, columns = shrunk_size(height, width, longest)
+    if (rows, columns) == (height, width):
         return pixels
+    return np.asarray(Image.fromarray(pixels).resize((columns, rows), Image.Resampling.LANCZOS))
+
+
+def shrunk_size(height: int, width: int, longest: int | None) -> tuple[int, int]:
+    """Height and width that `shrink` gives an image of this height and width."""
+    if longest is None or max(height, width) <= longest:
+        return height, width
     scale = longest / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def mirrored(pixels: Pixels, size: int) -> Pixels:

@@ -58,19 +58,29 @@ class Detail:
         return self.finest / self.all if self.all else 0.0
 
 
-def unjudgeable_reason(pixels: Pixels, jpeg_quality: int | None, limits: QualityLimits = QUALITY_LIMITS) -> str | None:
+def unjudgeable_reason(
+    pixels: Pixels,
+    jpeg_quality: int | None,
+    seen: Pixels | None = None,
+    limits: QualityLimits = QUALITY_LIMITS,
+) -> str | None:
     """Why an image of (height, width, 3) uint8 pixels can't be judged, in words, or None where it can.
 
-    `jpeg_quality`, 1 to 100, is the estimate of its file's tables; None if it is no JPEG. Flat crops say little and
-    traces drown in strong compression and enlargement, for both classes alike; a detector should say so.
+    `jpeg_quality`, 1 to 100, is the estimate of its file's tables; None if it is no JPEG. `seen` is the image as the
+    network sees it, scaled down to its `longest`; None: as it is. Flat crops say little and traces drown in strong
+    compression and enlargement, for both classes alike; a detector should say so.
     """
     height, width = pixels.shape[:2]
-    if min(height, width) < limits.shorter_side:
-        return f"too small to be judged: {width}×{height} pixels, a side under {limits.shorter_side}"
+    seen = pixels if seen is None else seen
+    seen_height, seen_width = seen.shape[:2]
+    if min(seen_height, seen_width) < limits.shorter_side:
+        return f"too small to be judged: {seen_width}×{seen_height} pixels, a side under {limits.shorter_side}"
+    if min(height, width) * limits.sides_ratio < max(height, width):
+        return f"too small to be judged: {width}×{height} pixels, one side over {limits.sides_ratio} times the other"
     if jpeg_quality is not None and jpeg_quality < limits.jpeg_quality:
         return f"too degraded to be judged: JPEG quality {jpeg_quality}, under {limits.jpeg_quality}"
     detail = most_detail(pixels)
-    if detail.finest < limits.detail:
+    if detail.finest < limits.detail or (seen is not pixels and most_detail(seen).finest < limits.detail):
         return "too smooth to be judged: next to no detail"
     if detail.resolution < limits.resolution:
         return "too degraded to be judged: enlarged, next to no detail as fine as its pixels"

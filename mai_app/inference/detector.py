@@ -16,7 +16,7 @@ from mai_app.core.parallel import ordered_map
 from mai_app.errors import ImageError
 from mai_app.evidence.statements import Evidence
 from mai_app.images.decode import Pixels, decode, read_file
-from mai_app.images.preprocess import input_notes, to_floats, to_inputs
+from mai_app.images.preprocess import input_notes, shrink, to_floats, to_inputs
 from mai_app.images.quality import unjudgeable_reason
 from mai_app.inference.prediction import ImageFacts, ModelFacts, Prediction, model_facts
 from mai_app.models.checkpoint import Checkpoint, load_checkpoint
@@ -129,8 +129,9 @@ class Detector:
         except ImageError as error:
             return _LoadedImage(error.name, error=error.reason)
         height, width = decoded.pixels.shape[:2]
-        inputs = to_inputs(decoded.pixels, self.info.preprocessing)
-        reason = unjudgeable_reason(decoded.pixels, decoded.jpeg_quality)
+        seen = shrink(decoded.pixels, self.info.preprocessing.longest or None)
+        inputs = to_inputs(seen, self.info.preprocessing)
+        reason = unjudgeable_reason(decoded.pixels, decoded.jpeg_quality, seen)
         return _LoadedImage(
             name=name,
             inputs=inputs,

@@ -17,6 +17,7 @@ from mai_app.data.dedup import perceptual_hash
 from mai_app.data.layout import CLASS_NAMES, PAIR
 from mai_app.data.prepared import PreparedSet
 from mai_app.data.shards import pixel_hash
+from mai_app.images.containers import take_apart
 from mai_app.images.decode import FORMATS, DecodedImage, Pixels, read_file
 from mai_app.images.preprocess import resize
 
@@ -116,7 +117,7 @@ def saved_alike(pixels: Pixels, data: bytes, image: DecodedImage) -> bytes:
     WebP as lossy as it was; PNG and BMP as such, what else there is as PNG. Grey files stay grey. No metadata.
     """
     buffer = io.BytesIO()
-    with Image.open(io.BytesIO(data), formats=FORMATS) as original:
+    with Image.open(io.BytesIO(take_apart(data).pixels), formats=FORMATS) as original:
         grey = original.mode in ("1", "L", "LA", "I", "I;16", "I;16B")
         made = Image.fromarray(pixels).convert("L" if grey else "RGB")
         if isinstance(original, JpegImagePlugin.JpegImageFile):

@@ -24,6 +24,7 @@ from PIL import Image
 from mai_app.config import LIMITS, Limits
 from mai_app.errors import ImageError
 from mai_app.images.decode import (
+    RAW_SUFFIXES,
     SAMPLINGS,
     DecodedImage,
     Pixels,
@@ -33,6 +34,7 @@ from mai_app.images.decode import (
     jpeg_quality,
     read_file,
 )
+from mai_app.images.find import walk_images
 
 ROOT = Path(__file__).parents[2]
 
@@ -285,6 +287,15 @@ def test_foreign_tables_have_the_quality_of_the_nearest_known_table() -> None:
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64), "HEIC"),
         (b"\0\0\0\x18ftypavif\0\0\0\0avifmif1" + bytes(64), "AVIF"),
         (b"\0\0\0\x18ftypisom\0\0\0\0isommp42" + bytes(64), "a video"),
+        (b"\0\0\0\x18ftypheix\0\0\0\0mif1heic" + bytes(64), "is HEIC,"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(64), "is HEIF (HEIC),"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0miafavif" + bytes(64), "is HEIF (AVIF),"),
+        (b"\0\0\0\x18ftypmif2\0\0\0\0miafunci" + bytes(64), "is HEIF,"),
+        (b"\0\0\0\x18ftypavis\0\0\0\0msf1miaf" + bytes(64), "is AVIF,"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mif1heic" + bytes(64), "is a video,"),
+        (b"\0\0\0\x14ftypqt  \0\0\0\0qt  " + bytes(64), "is a video,"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 " + bytes(64), "is JPEG 2000,"),
+        (b"\xff\x4f\xff\x51" + bytes(64), "is JPEG 2000,"),
         (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "JPEG XL"),
         (bytes(1000), "is no JPEG, PNG"),
     ],
@@ -299,6 +310,15 @@ def test_what_is_no_image_file_is_refused_by_name_and_kind(tmp_path: Path, data:
     assert str(caught.value).startswith(f"{path}: ")
     assert reason in caught.value.reason
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", sorted(RAW_SUFFIXES))
+def test_camera_raw_in_a_folder_is_a_row_that_says_so(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"DSC_0001{suffix.upper()}"
+    path.write_bytes(saved(four_colours(), "TIFF"))  # as the preview that stands first in most of them
+    assert list(walk_images(tmp_path)) == [path]
+    with pytest.raises(ImageError, match=f"is camera RAW .{suffix[1:].upper()}., whose preview is not the photograph"):
+        decode_file(path)
 
 
 @pytest.mark.parametrize(("width", "height"), [(50_000, 50_000), (12_000, 12_000), (65_501, 1), (1, 65_501)])

@@ -169,6 +169,8 @@ def test_only_a_small_image_is_noted() -> None:
     assert input_notes(200, 200, CROP) == ()
     assert input_notes(199, 640, Preprocessing()) == ("640×199 pixels, smaller than 200×200: enlarged, less reliable",)
     assert input_notes(640, 10, CROP) == ("10×640 pixels, smaller than 200×200: continued by mirroring, less reliable",)
+    assert input_notes(400, 20_000, replace(CROP, longest=512)) == input_notes(10, 512, CROP)
+    assert input_notes(400, 20_000, CROP) == ()
 
 
 # random windows

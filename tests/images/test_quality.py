@@ -6,6 +6,7 @@ from PIL import Image
 
 from mai_app.config import QUALITY_LIMITS, TIERS
 from mai_app.images.decode import Pixels, decode, encode_jpeg
+from mai_app.images.preprocess import shrink
 from mai_app.images.quality import degrade, most_detail, unjudgeable_reason
 
 
@@ -41,6 +42,25 @@ def test_too_small(height: int, width: int) -> None:
 
 def test_the_smallest_side_that_is_judged() -> None:
     assert unjudgeable_reason(natural()[:64, :64], None) is None
+
+
+def test_a_strip_is_as_small_as_the_network_sees_it() -> None:
+    strip = np.concatenate([natural(400, 1000)] * 5, axis=1)
+    assert unjudgeable_reason(strip[:, :3200], None) is None
+    for pixels in (strip, np.ascontiguousarray(strip.transpose(1, 0, 2))):
+        height, width = pixels.shape[:2]
+        sides = f"{width}×{height} pixels"
+        assert unjudgeable_reason(pixels, None) == f"too small to be judged: {sides}, one side over 8 times the other"
+        seen = shrink(pixels, 512)
+        reason = unjudgeable_reason(pixels, None, seen)
+        assert reason == unjudgeable_reason(seen, None)
+        assert reason == f"too small to be judged: {seen.shape[1]}×{seen.shape[0]} pixels, a side under 64"
+
+
+def test_what_is_smooth_to_the_network_is_not_judged() -> None:
+    noise = np.random.default_rng(0).integers(126, 131, (2000, 2000, 1), dtype=np.uint8).repeat(3, axis=2)
+    assert unjudgeable_reason(noise, None) is None
+    assert unjudgeable_reason(noise, None, shrink(noise, 256)) == "too smooth to be judged: next to no detail"
 
 
 def test_too_smooth() -> None:

@@ -21,6 +21,7 @@ from mai_app.errors import CheckpointError, ImageError, RunError
 from mai_app.evidence.statements import Evidence
 from mai_app.images.decode import encode_jpeg
 from mai_app.images.find import walk_images
+from mai_app.images.preprocess import shrink
 from mai_app.inference.detector import Detector, ImageInput, load
 from mai_app.inference.prediction import Format, ImageFacts, Prediction, prediction_of, write_rows
 from mai_app.models.checkpoint import load_checkpoint
@@ -213,6 +214,23 @@ def test_a_strongly_compressed_file_is_unsure_and_a_better_one_of_it_is_not(sure
     assert [row.verdict == "unsure" for row in rows] == [True, False]
     assert rows[0].notes == ("too degraded to be judged: JPEG quality 10, under 20",)
     assert rows[1].notes == ()
+
+
+def test_a_strip_is_judged_by_what_the_network_sees_of_it(sure: Detector) -> None:
+    how = dataclasses.replace(sure.info.preprocessing, input="crop", longest=512)
+    info = dataclasses.replace(sure.info, preprocessing=how)
+    detector = Detector(dataclasses.replace(sure.checkpoint, info=info), torch.device("cpu"))
+    strip = np.tile(picture(np.random.default_rng(0), 1, 220, 500), (1, 22, 1))
+    seen = shrink(strip, 512)
+    whole, small = detector.predict([("strip.png", png_bytes(strip)), ("seen.png", png_bytes(seen))])
+    assert (whole.verdict, whole.notes) == (small.verdict, small.notes)
+    assert whole.verdict == "unsure"
+    assert whole.notes[-1] == "too small to be judged: 512×10 pixels, a side under 64"
+    assert whole.p_synthetic == pytest.approx(small.p_synthetic, abs=1e-5)
+    # A network that does not scale down sees a small part of it.
+    (part,) = sure.predict([("strip.png", png_bytes(strip))])
+    assert part.verdict == "unsure"
+    assert part.notes[-1] == "too small to be judged: 11000×220 pixels, one side over 8 times the other"
 
 
 def test_shown_scores_stay_off_0_and_1_and_verdicts_do_not_follow(

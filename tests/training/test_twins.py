@@ -139,6 +139,15 @@ def test_saving_the_same_pixels_alike_gives_the_same_coefficients(options: dict[
     assert psnr(image.pixels, decode(again, "").pixels) > 30
 
 
+def test_a_file_with_metadata_that_do_not_parse_is_saved_alike() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(picture(np.random.default_rng(2), 0, 77, 101)).save(buffer, "JPEG", quality=70)
+    plain = buffer.getvalue()
+    for odd in (plain[:2] + b"\xff\xe0\0\x06JFIF" + plain[2:], plain[:-2]):
+        image = decode(odd, "")
+        assert saved_alike(image.pixels, odd, image) == saved_alike(image.pixels, plain, image)
+
+
 @pytest.mark.parametrize("quality", [30, 75, 90])
 def test_webp_is_saved_about_as_lossy(quality: int) -> None:
     buffer = io.BytesIO()
