@@ -176,7 +176,7 @@ def create_app(
     success["content"]["application/json"]["example"] = PREDICTIONS_EXAMPLE
     # After the description: there a HEAD would be an operation of its own, with the GET's id.
     for route in app.routes:
-        if isinstance(route, APIRoute) and "GET" in route.methods:
+        if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
             route.methods.add("HEAD")
     return app
 
