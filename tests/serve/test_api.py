@@ -1,5 +1,6 @@
 """The HTTP API on a real port: kinds of body, problems, limits, the page."""
 
+import asyncio
 import base64
 import json
 import socket
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.exceptions import HTTPException
@@ -502,6 +504,20 @@ def test_many_clients_get_their_own_answers(ask: Ask) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(own, range(40)))
     assert threading.active_count() < 60
+
+
+def test_a_hosted_server_starts_and_ends_it(fake: Fake) -> None:
+    events = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(events)
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    asyncio.run(create_app(fake.backend, hosts=("localhost",))({"type": "lifespan", "state": {}}, receive, send))
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
 def test_the_interface_needs_neither_torch_nor_modal() -> None:
