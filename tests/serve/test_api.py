@@ -288,13 +288,14 @@ def test_a_client_that_still_sends_can_read_the_answer(
     assert detail in problem["detail"]
 
 
-def test_the_answer_does_not_wait_for_the_rest(ask: Ask) -> None:
+def test_the_answer_does_not_wait_for_the_rest(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "IDLE_SECONDS", 1000.0)
     port: int = ask.port  # type: ignore[attr-defined]
     head = "POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 999999999\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", port), timeout=3) as early:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as early:
         early.sendall(head.encode() + bytes(1000))
         assert early.recv(1000).startswith(b"HTTP/1.1 413")
-    with socket.create_connection(("127.0.0.1", port), timeout=3) as asking_first:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as asking_first:
         asking_first.sendall(head.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n").encode())
         assert asking_first.recv(1000).startswith(b"HTTP/1.1 413")
 
