@@ -522,6 +522,8 @@ class ServeConfig:
     """Address to listen on; 0.0.0.0 opens it to the network, without authentication."""
     port: int = 8000
     """Port to listen on; 0: any free port."""
+    allowed_host: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Host name to answer to beside this machine's own, for a proxy in front that passes it on; once for each."""
     device: DeviceOption = "auto"
     workers: WorkersOption = 2
     runs: RunsOption = RUNS

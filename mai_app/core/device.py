@@ -1,7 +1,10 @@
-"""Compute device and precision: CUDA, MPS or CPU; float32 or bfloat16; number of loader processes."""
+"""Compute device and precision: CUDA, MPS or CPU; what each of them can; and the way of results back to numpy."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
+import numpy.typing as npt
 import torch
 
 from mai_app.errors import RunError
@@ -39,6 +42,27 @@ def choose_precision(wanted: str, device: torch.device) -> str:
         # AVX-512 computes in it too, but no faster than in float32.
         return "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16") else "float32"
     return "float32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """The context in which a network computes in that precision, float32 or bfloat16, with float32 weights."""
+    # Not entered for float32: some devices have no autocast, which then is no reason to fail.
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The order of an image's values in memory in which a device is fast, and right."""
+    # On MPS torch's average pooling and batch normalisation give wrong values for some channels-last views.
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+def to_numpy(tensor: torch.Tensor, dtype: torch.dtype = torch.float64) -> npt.NDArray[Any]:
+    """A tensor of any device and floating-point type as numpy's array, of the same shape, in that type.
+
+    Every result leaves its device through this function.
+    """
+    # To the CPU first: MPS has no float64. Then the type: numpy has no bfloat16.
+    return tensor.detach().cpu().to(dtype).numpy()
 
 
 def loader_workers(device: torch.device) -> int:

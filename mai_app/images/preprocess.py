@@ -108,9 +108,13 @@ def random_window(pixels: Pixels, size: int, rng: np.random.Generator) -> Pixels
 def to_floats(images: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
     """The network's input of a batch: (…, size, size, 3) uint8 to (…, 3, size, size) float32 in [0, 1].
 
-    The memory's order stays as it is, which torch calls channels-last: convolutions on processors want it so. What is
-    no pixels but features already, floats, comes back as float32.
+    The memory's order stays as it is, which torch calls channels-last: convolutions on processors want it so, while MPS
+    gets the plain order (core/device.py, memory_format). What is no pixels but features already, floats, comes back as
+    float32.
     """
+    # Elsewhere the copy may outlive its source: on MPS torch reads what was freed by then, and says nothing.
+    moved = images.to(device, non_blocking=device.type == "cuda")
     if images.is_floating_point():
-        return images.to(device, non_blocking=True).float()
-    return images.to(device, non_blocking=True).movedim(-1, -3).float().div_(255)
+        return moved.float()
+    pixels = moved.movedim(-1, -3)
+    return (pixels.contiguous() if device.type == "mps" else pixels).float().div_(255)

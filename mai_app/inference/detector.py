@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from mai_app.config import RUNS, SHOWN_SCORES, Verdict
-from mai_app.core.device import choose_device, choose_precision
+from mai_app.core.device import autocast, choose_device, choose_precision, memory_format, to_numpy
 from mai_app.core.parallel import ordered_map
 from mai_app.errors import ImageError
 from mai_app.evidence.statements import Evidence
@@ -48,7 +48,7 @@ class Detector:
         self.checkpoint = checkpoint
         self.info = checkpoint.info
         self.device = device
-        self._network = checkpoint.network.to(device).to(memory_format=torch.channels_last)
+        self._network = checkpoint.network.to(device).to(memory_format=memory_format(device))
         self._views = isinstance(checkpoint.network, ViewsNet)
         # A pretrained body costs seconds; what half precision moves is less than two decimals of a score show.
         self._precision = choose_precision("auto" if self._views else "float32", device)
@@ -97,9 +97,9 @@ class Detector:
         pixels = torch.from_numpy(np.stack(inputs) if self._views else np.concatenate(inputs))
         # On a CPU larger batches only overflow its caches.
         at_a_time = 8 if self.device.type == "cpu" else 256
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, self._precision == "bfloat16"):
-            parts = [run(to_floats(part, self.device)).double().cpu() for part in torch.split(pixels, at_a_time)]
-        logits = torch.cat(parts).numpy()
+        with torch.inference_mode(), autocast(self.device, self._precision):
+            parts = [to_numpy(run(to_floats(part, self.device))) for part in torch.split(pixels, at_a_time)]
+        logits = np.concatenate(parts)
         if self._views:
             return logits
         ends = np.cumsum([len(part) for part in inputs])
@@ -109,7 +109,7 @@ class Detector:
         """Logits (n,) of an image from those (n, columns) of its views."""
         if not self._views:
             return columns[:, 0]
-        weights = cast("ViewsNet", self._network).fusion.double().cpu().numpy()
+        weights = to_numpy(cast("ViewsNet", self._network).fusion)
         return np.asarray(columns @ weights[:-1] + weights[-1])
 
     def p_synthetic(self, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

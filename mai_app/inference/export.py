@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 
 from mai_app import __version__
 from mai_app.config import CLASSES, SHOWN_SCORES, ExportConfig
+from mai_app.core.device import to_numpy
 from mai_app.core.files import write_bytes
 from mai_app.errors import MaiError
 from mai_app.models.checkpoint import Checkpoint, load_checkpoint
@@ -222,7 +223,7 @@ def _differences(
         made = [next(images)(height, width) for _ in range(count * math.prod(views))]
         pixels = torch.stack(made).reshape(count, *views, 3, height, width)
         with torch.inference_mode():
-            ours = checkpoint.network(pixels).double().numpy()
+            ours = to_numpy(checkpoint.network(pixels))
         theirs = session.run(["logits"], {"pixels": pixels.numpy()})[0].astype(np.float64)
         logits.append(np.abs(ours - theirs))
         scores.append(np.abs(scored(ours) - scored(theirs)))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from mai_app.core.device import to_numpy
 from mai_app.core.files import write_bytes
 from mai_app.errors import ImageError, MaiError
 from mai_app.images.decode import Pixels, decode
@@ -131,7 +132,7 @@ def _patches(detector: Detector, pixels: Pixels) -> npt.NDArray[np.float64]:
         ]
         with torch.inference_mode():
             images = to_floats(torch.from_numpy(tile.copy()[None]), detector.device)
-            found = detector.checkpoint.network.patch_logits(images)[0].cpu().numpy()  # type: ignore[operator]
+            found = to_numpy(detector.checkpoint.network.patch_logits(images)[0])  # type: ignore[operator]
         logits[top : top + _TILE, left : left + _TILE] = found[above : above + _TILE, before : before + _TILE]
     return logits
 

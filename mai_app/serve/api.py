@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, TypeVar
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -32,7 +33,7 @@ from mai_app.serve.openapi import (
     describe_responses,
     problem_details,
 )
-from mai_app.serve.uploads import MAX_NAME, READ_SECONDS, read_files
+from mai_app.serve.uploads import MAX_NAME, READ_SECONDS, discard_rest, read_files
 
 Result = TypeVar("Result")
 
@@ -101,7 +102,8 @@ def create_app(
     """Create the web application around `backend`; `open_page` adds the web page at /.
 
     With `hosts`, requests with any other Host header get 421. Errors are problem details after RFC 9457. A body may
-    take `read_seconds`, plus 1 second per uploads.READ_RATE bytes. Raises OSError if the page is not installed.
+    take `read_seconds`, plus 1 second per uploads.READ_RATE bytes; what is left of one that was answered before its
+    end, `read_seconds` more. Raises OSError if the page is not installed.
     """
     # FastAPI's documentation pages load scripts from other servers; /openapi.json is served regardless.
     app = FastAPI(title="MAI", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
@@ -114,7 +116,7 @@ def create_app(
 
     for kind in (HTTPException, RequestValidationError, ClientDisconnect, MaiError):
         app.add_exception_handler(kind, answer_error)
-    app.add_middleware(_add_headers_and_errors, hosts=hosts)
+    app.add_middleware(_add_headers_and_errors, hosts=hosts, discard_seconds=read_seconds)
 
     @app.post(
         "/v1/predict",
@@ -172,31 +174,56 @@ def create_app(
     # FastAPI drops null fields from examples; a Prediction has them.
     success = app.openapi()["paths"]["/v1/predict"]["post"]["responses"]["200"]
     success["content"]["application/json"]["example"] = PREDICTIONS_EXAMPLE
+    # After the description: there a HEAD would be an operation of its own, with the GET's id.
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
+            route.methods.add("HEAD")
     return app
 
 
-def _add_headers_and_errors(app: ASGIApp, hosts: Collection[str]) -> ASGIApp:
-    """Middleware: request id, security headers, check of the Host header, and a 500 without details for bugs."""
+def _add_headers_and_errors(app: ASGIApp, hosts: Collection[str], discard_seconds: float) -> ASGIApp:
+    """Middleware: request id, security headers, check of the Host header, and a 500 without details for bugs.
+
+    A response to a body that is still being sent (too large, not supported, …) is sent whole, and then the rest of
+    the body is discarded for `discard_seconds` at most. A connection closed before would be reset, and what the client
+    has not read by then be lost.
+    """
 
     async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":  # the start and end of a hosted server
+            await app(scope, receive, send)
+            return
         request_id = scope["request_id"] = uuid.uuid4().hex[:16]
         started = False
+        headers = Headers(scope=scope)
+        unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+        async def receive_body() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = message.get("more_body", False)
+            return message
 
         async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
                 MutableHeaders(scope=message).update({**_SECURITY_HEADERS, "X-Request-ID": request_id})
+            elif unread and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await discard_rest(receive, discard_seconds)
+                message = {"type": "http.response.body"}
             await send(message)
 
-        if hosts and _strip_port(Headers(scope=scope).get("host", "")) not in hosts:
+        if hosts and _strip_port(headers.get("host", "")) not in hosts:
             # DNS rebinding: a web site whose host name resolves to this machine.
-            detail = f"unknown host name; this server only answers as {' or '.join(sorted(hosts))}"
+            known = " or ".join(sorted(hosts))
+            detail = f"unknown host name; this server only answers as {known}; mai serve --allowed-host NAME adds one"
             response = _problem_response(421, detail, request_id)
             await response(scope, receive, send_with_headers)
             return
         try:
-            await app(scope, receive, send_with_headers)
+            await app(scope, receive_body, send_with_headers)
         except Exception as error:
             _log.error("request %s failed\n%s", request_id, _format_traceback(error))
             if started:

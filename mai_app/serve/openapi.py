@@ -33,7 +33,12 @@ _JSON_IMAGE: Final = {
     "required": ["data"],
     "properties": {
         "name": {"type": "string"},
-        "data": {"type": "string", "contentEncoding": "base64", "format": "byte"},
+        "data": {
+            "type": "string",
+            "contentEncoding": "base64",
+            "format": "byte",
+            "description": "Base64 of either alphabet, with or without padding and line breaks, or a data URL with it.",
+        },
     },
 }
 _JSON_CONTENT: Final = {

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import ipaddress
 import os
+import re
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -23,6 +24,7 @@ LOOPBACK: Final = frozenset(("localhost", "127.0.0.1", "[::1]"))
 """Host names that are accepted when serving this machine only."""
 SHUTDOWN_SECONDS: Final = 30
 """Seconds that open requests get to finish at shutdown."""
+_HOST_NAME: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 HOSTED_LIMITS: Final = ServeLimits(max_bytes_in_flight=128 * 2**20)
 """For a container with 1 GiB of memory, in which a request's body may be held twice."""
 
@@ -67,8 +69,8 @@ def local_backend(config: ServeConfig, limits: ServeLimits = SERVE_LIMITS) -> It
 def serve(config: ServeConfig, limits: ServeLimits = SERVE_LIMITS) -> None:
     """Serve until SIGINT or SIGTERM, then finish open requests.
 
-    Raises MaiError if the port is unavailable or the packages of the extra `serve` are missing, CheckpointError or
-    RunError if the model is unusable.
+    Raises MaiError if the port is unavailable, an allowed host is no host name, or the packages of the extra `serve`
+    are missing, CheckpointError or RunError if the model is unusable.
     """
     try:
         import uvicorn  # noqa: PLC0415 - an extra
@@ -76,11 +78,13 @@ def serve(config: ServeConfig, limits: ServeLimits = SERVE_LIMITS) -> None:
         from mai_app.serve.api import create_app  # noqa: PLC0415
     except ImportError as error:
         raise MaiError(f"`mai serve` needs {error.name}; pip install 'mai-app[serve]'") from None
+    allowed = frozenset(map(_host_name, config.allowed_host))
     with _open_listener(config.host, config.port) as listener, local_backend(config, limits) as backend:
         address, port = listener.getsockname()[:2]
         own = ipaddress.ip_address(address.partition("%")[0])
         host = f"[{address}]" if own.version == 6 else address
-        app = create_app(backend, open_page=True, limits=limits, hosts=LOOPBACK | {host} if own.is_loopback else ())
+        hosts = LOOPBACK | {host} | allowed if own.is_loopback or allowed else ()
+        app = create_app(backend, open_page=True, limits=limits, hosts=hosts)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -100,8 +104,26 @@ def serve(config: ServeConfig, limits: ServeLimits = SERVE_LIMITS) -> None:
         say(f"{url}  model {model.name}, version {model.version}; images are neither stored nor logged; Ctrl-C stops")
         if not own.is_loopback:
             say(f"there is no authentication: anyone who can reach port {port} of this machine can use it")
+        if allowed:
+            say(f"it answers as {', '.join(sorted(allowed))}, too: whoever the proxy in front lets through can use it")
         with _stop_on_signals(lambda: setattr(server, "should_exit", True)):
             server.run([listener])
+
+
+def _host_name(given: str) -> str:
+    """A name of --allowed-host as Host headers write it: lower case, ASCII, IPv6 in brackets. Raises MaiError."""
+    try:
+        address = ipaddress.ip_address(given.removeprefix("[").removesuffix("]"))
+        return f"[{address}]" if address.version == 6 else str(address)
+    except ValueError:
+        pass
+    try:
+        name = given.encode("idna").decode().lower()
+    except UnicodeError:
+        name = ""
+    if not _HOST_NAME.fullmatch(name):
+        raise MaiError(f"--allowed-host {given}: no host name; write it as mai.example.org, without https:// and port")
+    return name
 
 
 @contextmanager

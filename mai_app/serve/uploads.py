@@ -7,13 +7,15 @@ import logging
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.types import Receive
 
 from mai_app.config import ServeLimits
 from mai_app.serve.backend import Files
@@ -24,7 +26,14 @@ READ_RATE: Final = 256 * 1024
 """Bytes per second that extend the time limit of a body."""
 MAX_NAME: Final = 1000
 """Longest file name, in characters."""
+IDLE_SECONDS: Final = 5.0
+"""Seconds of silence after which the rest of a body that nobody wants is no longer awaited."""
 MALFORMED_JSON: Final = 'the body is not {"images": [{"name": "…", "data": "<base64>"}]}'
+
+# The alphabet of RFC 4648 for URLs, in the letters of the usual one; and the usual one's marks as a URL escapes them.
+_STANDARD_ALPHABET: Final = bytes.maketrans(b"-_", b"+/")
+_WHITE_SPACE: Final = b" \t\r\n\f\v"
+_ESCAPED: Final = {b"%2b": b"+", b"%2B": b"+", b"%2f": b"/", b"%2F": b"/", b"%3d": b"=", b"%3D": b"="}
 
 # Its messages about malformed forms quote the form.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
@@ -99,7 +108,7 @@ async def _read_chunks(
             async with asyncio.timeout_at(started + read_seconds + size / READ_RATE):
                 chunk = await anext(stream, None)
         except TimeoutError:
-            # Closes the connection, so that the rest of a slow body is not awaited.
+            # Closes the connection, so that no other request is awaited on it.
             raise HTTPException(408, "the body was sent too slowly", {"Connection": "close"}) from None
         if chunk is None:
             return
@@ -131,11 +140,56 @@ async def _parse_form(request: Request, chunks: AsyncGenerator[bytes, None], lim
 def _parse_json(body: bytes, limits: ServeLimits) -> Files:
     try:
         with _json_lock:
-            images = json.loads(body)["images"]
+            # Not strict: a shell that puts the lines of base64 into a text sends them as they are.
+            images = json.loads(body, strict=False)["images"]
             if not isinstance(images, list):
                 raise TypeError("images is no list")
             if len(images) > limits.max_files:
                 raise HTTPException(413, f"there are over {limits.max_files} images")
-            return [(str(one.get("name", "image")), base64.b64decode(one["data"], validate=True)) for one in images]
+            return [(_name_of(one), _decode_data(number, one["data"])) for number, one in enumerate(images)]
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise HTTPException(400, MALFORMED_JSON) from error
+
+
+def _name_of(image: dict[str, Any]) -> str:
+    name = image.get("name")
+    return "image" if name is None else str(name)
+
+
+def _decode_data(number: int, data: Any) -> bytes:
+    if not isinstance(data, str):
+        raise TypeError("data is no text")
+    try:
+        return decode_base64(data)
+    except ValueError as error:
+        raise HTTPException(400, f"data of images[{number}] is neither base64 nor a data URL with base64") from error
+
+
+def decode_base64(text: str) -> bytes:
+    """Decode base64 in any of the forms that clients send; raises ValueError for anything else.
+
+    A data URL (RFC 2397) or base64 alone; either alphabet of RFC 4648; with or without padding; in one line or many.
+    """
+    data = text.encode("ascii")
+    head, comma, body = data.partition(b",")
+    if comma:
+        if not head.translate(None, _WHITE_SPACE).lower().endswith(b"base64"):
+            raise ValueError("a data URL without base64")
+        data = body
+    for escaped, mark in _ESCAPED.items() if b"%" in data else ():
+        data = data.replace(escaped, mark)
+    data = data.translate(_STANDARD_ALPHABET, _WHITE_SPACE).rstrip(b"=")
+    return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
+
+
+async def discard_rest(receive: Receive, seconds: float) -> None:
+    """Receive and discard the rest of a body: until its end, `seconds`, or IDLE_SECONDS of silence."""
+    now = asyncio.get_running_loop().time
+    end = now() + seconds
+    more = True
+    with suppress(TimeoutError):
+        # Looked at between two chunks, too: a time limit alone never ends what is always ready.
+        while more and now() < end:
+            async with asyncio.timeout_at(min(end, now() + IDLE_SECONDS)):
+                message = await receive()
+            more = message.get("more_body", False)  # of a disconnect: no

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import nn
 
+from mai_app.core.device import memory_format, to_numpy
 from mai_app.core.files import write_bytes
 from mai_app.core.log import bar
 from mai_app.data.prepared import PreparedSet
@@ -141,7 +142,7 @@ class _Upsampling(nn.Module):
 
 def _components(images: torch.Tensor, side: int, count: int) -> torch.Tensor:
     """The first principal components (3, side, side, count), about grey, of patches of images (n, 3, h, w)."""
-    patches = F.unfold(images - 0.5, side, stride=side).transpose(1, 2).flatten(0, 1).double()
+    patches = torch.from_numpy(to_numpy(F.unfold(images - 0.5, side, stride=side).transpose(1, 2).flatten(0, 1)))
     _, axes = torch.linalg.eigh(patches.T @ patches)
     first: torch.Tensor = axes[:, -count:].float().reshape(3, side, side, count)
     return first
@@ -168,7 +169,7 @@ def train_small(
     torch.manual_seed(seed)
     network = SmallAutoencoder(kind).to(memory_format=torch.channels_last)
     network.initialize(_crops(prepared, rows, _PATCHES, rng))
-    network.to(device)
+    network.to(device).to(memory_format=memory_format(device))
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, betas=(0.9, 0.99), weight_decay=0)
     losses = []
     for step in bar(iterable=range(steps), desc=f"autoencoder {kind}", unit="step"):
@@ -176,7 +177,7 @@ def train_small(
             raise KeyboardInterrupt
         for parameters in optimizer.param_groups:
             parameters["lr"] = _RATE * min(1, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        crops = _crops(prepared, rows, _BATCH, rng).to(device)
+        crops = _crops(prepared, rows, _BATCH, rng).to(device, memory_format=memory_format(device))
         error = network(crops) - crops
         loss = error.abs().mean() + 0.5 * (error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean())
         optimizer.zero_grad(set_to_none=True)
@@ -213,7 +214,7 @@ def load_small(path: Path, kind: str) -> SmallAutoencoder:
 
 def small_reconstruction(network: SmallAutoencoder, device: torch.device) -> Reconstruct:
     """Make a function of pixels from a small autoencoder; it works tile by tile."""
-    network.to(device)
+    network.to(device).to(memory_format=memory_format(device))
 
     def reconstruct(pixels: Pixels) -> Pixels:
         padded = _padded(pixels, FACTOR)
@@ -280,6 +281,7 @@ def _padded(pixels: Pixels, factor: int) -> Pixels:
 
 def _through(network: Callable[[torch.Tensor], torch.Tensor], pixels: Pixels, device: torch.device) -> Pixels:
     with torch.inference_mode():
-        images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].to(device).float() / 255
+        images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+        images = images.to(device, memory_format=memory_format(device)).float() / 255
         levels = (network(images).clamp(0, 1) * 255).round().byte()
-    return levels[0].permute(1, 2, 0).cpu().numpy()
+    return to_numpy(levels[0].permute(1, 2, 0), torch.uint8)

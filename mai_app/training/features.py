@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mai_app import __version__
+from mai_app.core.device import autocast, to_numpy
 from mai_app.core.files import write_bytes, write_text
 from mai_app.core.log import bar, stop_signals
 from mai_app.core.parallel import ordered_map
@@ -110,8 +111,8 @@ def compute_features(
                 if stopped():
                     raise KeyboardInterrupt
                 pixels = torch.from_numpy(np.stack([next(inputs) for _ in chunk]))
-                with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, precision == "bfloat16"):
-                    made.append(network.features(to_floats(pixels, device)).half().cpu().numpy())
+                with torch.inference_mode(), autocast(device, precision):
+                    made.append(to_numpy(network.features(to_floats(pixels, device)), torch.float16))
                 progress.update(len(chunk))
             _write(folder / f"{number:06}.npy", np.concatenate(made))
     return Features(folder, {key: at for at, key in enumerate(keys)})
@@ -126,7 +127,7 @@ def _weights_hash(body: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in body.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(to_numpy(tensor, tensor.dtype).tobytes())
     return digest.hexdigest()
 
 

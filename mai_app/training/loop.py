@@ -17,7 +17,14 @@ from torch.utils.data import Dataset
 
 from mai_app import __version__
 from mai_app.config import Preprocessing, TrainConfig, prepared_form
-from mai_app.core.device import choose_device, choose_precision, describe_device, loader_workers
+from mai_app.core.device import (
+    autocast,
+    choose_device,
+    choose_precision,
+    describe_device,
+    loader_workers,
+    to_numpy,
+)
 from mai_app.core.files import locked
 from mai_app.core.log import bar, say, stop_signals
 from mai_app.core.metrics import auroc
@@ -276,7 +283,7 @@ def take_step(
     precision: str,
 ) -> float:
     """Train on one batch: its images or features, and targets (n,) float of 0 and 1; returns its mean loss."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+    with autocast(device, precision):
         logits = network(to_floats(pixels, device))
     targets = targets.to(device)
     if logits.dim() > 1:  # an image's views are trained apart
@@ -336,7 +343,7 @@ def predict_logits(
         chunks = (keys[start : start + batch_size] for start in range(0, len(keys), batch_size))
         batches = (torch.from_numpy(features.read(chunk)) for chunk in chunks)
     with torch.inference_mode():
-        parts = [network(to_floats(inputs, device)).double().cpu().numpy() for inputs in batches]
+        parts = [to_numpy(network(to_floats(inputs, device))) for inputs in batches]
     return np.concatenate([np.empty(0), *parts])  # of many processes, one may have no row
 
 

@@ -27,6 +27,7 @@ from mai_app.config import (
     TrainConfig,
     from_recipe,
 )
+from mai_app.core.device import memory_format
 from mai_app.core.files import append_rows, describe_changes, resume_rows, write_bytes, write_text
 from mai_app.data.prepared import PreparedSet
 from mai_app.errors import RunError
@@ -214,7 +215,7 @@ def start_or_resume(run: Run, group: Group) -> TrainingState:
     torch.manual_seed(config.seed)
     saved = _load_state(run.folder / LAST)
     network = make_network(config, pretrained=not saved)
-    network.to(group.device).to(memory_format=torch.channels_last)
+    network.to(group.device).to(memory_format=memory_format(group.device))
     averaged = copy.deepcopy(network) if config.ema else network
     state = TrainingState(network, averaged, make_optimizer(config, network), run.precision)
     if saved:

@@ -75,7 +75,7 @@ def asking(port: int) -> Ask:
             connection.close()
         if said.startswith("image/"):
             return Answer(answer.status, said, content, dict(answer.headers))
-        read = json.loads(content) if "json" in said else content.decode()
+        read = json.loads(content) if "json" in said and content else content.decode()
         return Answer(answer.status, said, read, dict(answer.headers))
 
     ask.port = port  # type: ignore[attr-defined]

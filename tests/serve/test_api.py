@@ -1,24 +1,30 @@
 """The HTTP API on a real port: kinds of body, problems, limits, the page."""
 
+import asyncio
+import base64
 import json
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.exceptions import HTTPException
 
 from mai_app.config import ServeLimits
 from mai_app.inference.prediction import ModelFacts, prediction_of
-from mai_app.serve import admission
+from mai_app.serve import admission, uploads
 from mai_app.serve.admission import AdmissionControl
 from mai_app.serve.api import create_app
 from mai_app.serve.backend import BusyError
+from mai_app.serve.uploads import decode_base64
 from tests.serve.serving import FACTS, FORM, Ask, Fake, as_json, assert_problem, form, png, serving
 
 LIMITS = ServeLimits(max_body_bytes=8 * 2**20, max_files=3)
@@ -54,6 +60,78 @@ def test_names_orders_and_broken_files(ask: Ask) -> None:
     assert len(ask("/v1/predict", form([("", b""), ("x", png())]), FORM).body["predictions"]) == 1
     odd = b'{"images": [{"name": "\\ud800.png", "data": ""}]}'
     assert ask("/v1/predict", odd, "application/json").body["predictions"][0]["path"] == "?.png"
+
+
+def base64_forms(data: bytes) -> dict[str, str]:
+    """The forms in which clients send an image's base64, by what makes them."""
+    plain = base64.b64encode(data).decode()
+    escaped = plain.replace("+", "%2B").replace("/", "%2f").replace("=", "%3D")
+    return {
+        "plain": plain,
+        "base64 of a shell": base64.encodebytes(data).decode(),
+        "MIME": "\r\n".join(textwrap.wrap(plain, 76)) + "\r\n",
+        "indented": "\n    ".join(textwrap.wrap(plain, 64)),
+        "for URLs": base64.urlsafe_b64encode(data).decode(),
+        "unpadded": plain.rstrip("="),
+        "for URLs, unpadded": base64.urlsafe_b64encode(data).decode().rstrip("="),
+        "over-padded": plain.rstrip("=") + "====",
+        "canvas": f"data:image/png;base64,{plain}",
+        "file reader": f"data:application/octet-stream;base64,{plain}",
+        "without a type": f"data:;base64,{plain}",
+        "with parameters": f"data:image/png;charset=utf-8;name=a%20b.png;base64,{plain}",
+        "in capitals": f"DATA:IMAGE/PNG;BASE64,{plain}",
+        "with spaces": f"  data:image/png; base64, {plain} \n",
+        "without its scheme": f"image/png;base64,{plain}",
+        "escaped": f"data:image/png;base64,{escaped}",
+        "all of it": "data:;base64,"
+        + "\n".join(textwrap.wrap(base64.urlsafe_b64encode(data).decode().rstrip("="), 76)),
+    }
+
+
+def test_every_form_of_base64_is_the_same_image(ask: Ask) -> None:
+    seen = set()
+    for height in range(30, 48):  # of all lengths modulo 3
+        data = png(height=height, width=40)
+        seen |= {*base64.b64encode(data).decode()} & {*"+/="}
+        forms = base64_forms(data)
+        expected = {"path": "x.png", "image": ask("/v1/heatmap", data, RAW).body}
+        for name, text in forms.items():
+            assert decode_base64(text) == data, name
+        if height < 33:
+            for name, text in forms.items():
+                body = json.dumps({"images": [{"name": "x.png", "data": text}]})
+                if name == "base64 of a shell":
+                    body = body.replace("\\n", "\n")
+                (row,) = ask("/v1/predict", body, "application/json").body["predictions"]
+                assert (row["path"], row["error"], row["image"]["file_bytes"]) == ("x.png", None, len(data)), name
+                assert ask("/v1/heatmap", body, "application/json").body == expected["image"], name
+    assert seen == {*"+/="}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://example.com/a.png",
+        "data:image/png,%89PNG",
+        "data:image/png;base64",
+        "b'QUJD'",
+        "QUJD,QUJD",
+        "A",
+        "QQ==QQ==",
+        "QU%4",
+        "é",
+        "\ud800",
+    ],
+)
+def test_what_is_no_base64_is_refused_by_its_number(ask: Ask, text: str) -> None:
+    body = json.dumps({"images": [{"data": "QUJD"}, {"data": text}]})
+    assert_problem(ask("/v1/predict", body, "application/json"), 400, "images[1] is neither base64 nor a data URL")
+
+
+def test_a_name_that_is_null_is_none(ask: Ask) -> None:
+    body = json.dumps({"images": [{"name": None, "data": ""}, {"name": "", "data": ""}]})
+    rows = ask("/v1/predict", body, "application/json").body["predictions"]
+    assert [row["path"] for row in rows] == ["image", ""]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +224,104 @@ def test_other_answers(ask: Ask) -> None:
     assert ask("/v1/models").body == {"models": [FACTS]}
 
 
+def test_head_is_get_without_the_body(ask: Ask, fake: Fake) -> None:
+    with serving(create_app(fake.backend, open_page=True)) as opened:
+        for path in ("/", "/healthz", "/v1/models", "/openapi.json"):
+            got, head = opened(path), opened(path, method="HEAD")
+            assert (head.status, head.kind, head.body) == (200, got.kind, "")
+            named = {"content-length", "content-security-policy", "cache-control"}
+            assert {k: v for k, v in head.headers.items() if k in named} == {
+                k: v for k, v in got.headers.items() if k in named
+            }
+            assert set(opened(path, method="DELETE").headers["allow"].split(", ")) == {"GET", "HEAD"}
+    for path, status in (("/", 404), ("/nowhere", 404), ("/v1/predict", 405)):
+        refused = ask(path, method="HEAD")
+        assert (refused.status, refused.body) == (status, "")
+    # It describes itself as before.
+    assert set(ask("/openapi.json").body["paths"]["/healthz"]) == {"get"}
+
+
+def talk(port: int, head: str, chunks: Iterable[bytes]) -> bytes:
+    """Send a whole request, then read: what came before the connection was closed. Raises OSError for a reset."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(head.encode())
+        for chunk in chunks:
+            connection.sendall(chunk)
+        said = b""
+        while part := connection.recv(2**16):
+            said += part
+        return said
+
+
+@pytest.mark.parametrize(("version", "sized"), [("1.0", True), ("1.1", True), ("1.1", False)])
+@pytest.mark.parametrize(
+    ("path", "kind", "status", "detail"),
+    [
+        ("/v1/predict", "image/png", 413, "the body is over"),
+        ("/v1/heatmap", "application/json", 413, "the body is over"),
+        ("/v1/predict", FORM, 413, "the body is over"),
+        ("/v1/predict", "text/plain", 415, "text/plain"),
+        ("/v1/predict?model=..", "image/png", 422, "at most 100"),
+        ("/nowhere", "image/png", 404, "nothing"),
+        ("/healthz", "image/png", 405, "method"),
+    ],
+)
+def test_a_client_that_still_sends_can_read_the_answer(
+    ask: Ask, version: str, path: str, kind: str, status: int, detail: str, sized: bool
+) -> None:
+    size = 3 * LIMITS.max_body_bytes
+    length = f"Content-Length: {size}" if sized else "Transfer-Encoding: chunked"
+    head = f"POST {path} HTTP/{version}\r\nHost: x\r\nContent-Type: {kind}\r\nConnection: close\r\n{length}\r\n\r\n"
+    part = form([("a", b"")], end="") if kind == FORM else b""
+    part += bytes(2**20 - len(part))
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(size // 2**20):
+            yield part if sized else b"%x\r\n%b\r\n" % (len(part), part)
+        yield b"" if sized else b"0\r\n\r\n"
+
+    port: int = ask.port  # type: ignore[attr-defined]
+    said, _, body = talk(port, head, pieces()).partition(b"\r\n\r\n")
+    assert said.startswith(f"HTTP/1.1 {status} ".encode())
+    problem = json.loads(body)
+    assert problem["status"] == status
+    assert detail in problem["detail"]
+
+
+def test_the_answer_does_not_wait_for_the_rest(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "IDLE_SECONDS", 1000.0)
+    port: int = ask.port  # type: ignore[attr-defined]
+    head = "POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 999999999\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as early:
+        early.sendall(head.encode() + bytes(1000))
+        assert early.recv(1000).startswith(b"HTTP/1.1 413")
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as asking_first:
+        asking_first.sendall(head.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n").encode())
+        assert asking_first.recv(1000).startswith(b"HTTP/1.1 413")
+
+
+def test_a_body_that_nobody_wants_is_not_awaited_for_long(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "IDLE_SECONDS", 0.2)
+    limits = ServeLimits(max_body_bytes=1000, max_requests=1)
+    head = "POST /v1/predict HTTP/1.0\r\nContent-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
+    with serving(create_app(fake.backend, limits=limits, read_seconds=0.6)) as asked:
+        port: int = asked.port  # type: ignore[attr-defined]
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as silent:
+            silent.sendall(head.encode())
+            assert silent.recv(1000).startswith(b"HTTP/1.1 413")
+            # Meanwhile its place is another's.
+            assert asked("/v1/predict", b"x", RAW).status == 200
+            while silent.recv(1000):
+                pass
+        begun = time.monotonic()
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as endless, suppress(ConnectionError):
+            endless.sendall(head.encode())
+            while time.monotonic() - begun < 20:
+                endless.sendall(b"-")
+                time.sleep(0.05)
+        assert time.monotonic() - begun < 15
+
+
 def test_every_answer_has_the_security_headers(ask: Ask) -> None:
     answers = [
         ask("/healthz"),
@@ -180,6 +356,7 @@ def test_only_the_hosts_given_are_answered(fake: Fake) -> None:
             for path in ("/", "/healthz", "/nowhere", "/openapi.json"):
                 refused = asked(path, Host=host)
                 assert_problem(refused, 421, "127.0.0.1")
+                assert "--allowed-host" in refused.body["detail"]
                 assert refused.headers["x-content-type-options"] == "nosniff"
 
 
@@ -328,6 +505,20 @@ def test_many_clients_get_their_own_answers(ask: Ask) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(own, range(40)))
     assert threading.active_count() < 60
+
+
+def test_a_hosted_server_starts_and_ends_it(fake: Fake) -> None:
+    events = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(events)
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    asyncio.run(create_app(fake.backend, hosts=("localhost",))({"type": "lifespan", "state": {}}, receive, send))
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
 def test_the_interface_needs_neither_torch_nor_modal() -> None:

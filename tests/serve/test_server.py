@@ -14,6 +14,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -364,6 +365,59 @@ def test_serve_says_what_it_needs(config: ServeConfig, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(MaiError, match=r"pip install 'mai-app\[serve\]'"):
         serve(replace(config, port=0))
+
+
+@contextmanager
+def serve_command(config: ServeConfig, **changes: Any) -> Iterator[Ask]:
+    """`mai serve` with these settings, in a thread; yields a function that asks it."""
+    servers: list[uvicorn.Server] = []
+    make = uvicorn.Server.__init__
+
+    def noted(self: uvicorn.Server, *args: Any) -> None:
+        make(self, *args)
+        servers.append(self)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(uvicorn.Server, "__init__", noted)
+        patched.setattr("mai_app.serve.server._stop_on_signals", nullcontext)  # only a main thread gets signals
+        thread = threading.Thread(target=serve, args=(replace(config, port=0, **changes),))
+        thread.start()
+        try:
+            while not (servers and servers[0].started):
+                assert thread.is_alive()
+                time.sleep(0.01)
+            yield asking(servers[0].servers[0].sockets[0].getsockname()[1])
+        finally:
+            servers[0].should_exit = True
+            thread.join()
+
+
+def test_a_proxy_may_pass_the_name_that_was_allowed(config: ServeConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("Mai.Example.org", "bücher.example", "10.1.2.3", "fd00::1")
+    with serve_command(config, allowed_host=names) as ask:
+        for host in ("mai.example.org", "MAI.example.org:8443", "xn--bcher-kva.example", "10.1.2.3", "[fd00::1]:80"):
+            assert ask("/healthz", Host=host).status == 200, host
+        for host in ("localhost", "127.0.0.1:1"):
+            assert ask("/", Host=host).status == 200, host
+        for host in ("example.org", "evil.mai.example.org", "mai.example.org.evil.example", "fd00::1", ""):
+            assert_problem(ask("/healthz", Host=host), 421, "mai.example.org")
+    assert "answers as 10.1.2.3, [fd00::1], mai.example.org, xn--bcher-kva.example, too" in capsys.readouterr().err
+    # With a name allowed, a server that listens to the network answers to that name and its own alone.
+    with serve_command(config, host="0.0.0.0", allowed_host=("mai.example.org",)) as ask:
+        assert ask("/healthz", Host="mai.example.org").status == 200
+        assert ask("/healthz").status == 200
+        assert_problem(ask("/healthz", Host="evil.example"), 421)
+    with serve_command(config, host="0.0.0.0") as ask:
+        assert ask("/healthz", Host="any.example").status == 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["https://mai.example.org", "mai.example.org:8443", "mai.example.org/x", "*", "*.example.org", "", "a..b", "a b"],
+)
+def test_an_allowed_host_is_a_name(config: ServeConfig, name: str) -> None:
+    with pytest.raises(MaiError, match=r"--allowed-host .*: no host name; write it as mai\.example\.org"):
+        serve(replace(config, port=0, allowed_host=(name,)))
 
 
 @pytest.mark.parametrize(("host", "anybody"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
