@@ -104,7 +104,7 @@ def read_layout(root: Path) -> Layout:
     classes = _Classes(map(_folders, files))
     labels = _labels(root, files, manifest, classes)
     outside = [file for file in files if file not in labels]
-    splits, split_notes = _splits(labels, manifest)
+    splits, split_notes = _splits(labels, manifest, classes)
     notes += split_notes
     divided = any(split for split, _ in splits.values())
     records = [
@@ -258,9 +258,14 @@ def _labels(root: Path, files: list[str], manifest: Manifest, classes: _Classes)
     return labels
 
 
-def _splits(files: Collection[str], manifest: Manifest) -> tuple[dict[str, tuple[str, int | None]], list[str]]:
+def _splits(
+    files: Collection[str], manifest: Manifest, classes: _Classes
+) -> tuple[dict[str, tuple[str, int | None]], list[str]]:
     """Each file's split, empty if there is none, with the index of the folder that says it; and notes."""
     beside: defaultdict[Folders, set[str]] = defaultdict(set)
+    class_folders = {
+        folders[: i + 1] for folders in set(map(_folders, files)) if (i := classes.position(folders)) is not None
+    }
     for file in files:
         parts = tuple(file.split("/"))
         for i, name in enumerate(parts):
@@ -269,9 +274,8 @@ def _splits(files: Collection[str], manifest: Manifest) -> tuple[dict[str, tuple
     @cache
     def is_split(folder: Folders) -> bool:
         """Whether the names in a folder that are those of splits are splits, and not categories."""
-        others = {name.lower() for name in beside[folder] if name.lower() not in SPLIT_NAMES}
-        above_classes = not any(name.lower() in CLASS_NAMES for name in folder)
-        return not others or divides(folder) or (above_classes and others <= CLASS_NAMES.keys())
+        others = {(*folder, name) for name in beside[folder] if name.lower() not in SPLIT_NAMES}
+        return divides(folder) or others <= class_folders
 
     @cache
     def divides(folder: Folders) -> bool:
@@ -356,6 +360,8 @@ def _note(root: Path, reason: str, files: list[str], classes: _Classes | None) -
         where = ", ".join(f"{place}/ {count}" for place, count in places.most_common(SHOWN))
         where += ", …" if len(places) > SHOWN else ""
         where += "; manifest.csv can give them a label: a line file,label and one for each folder or file"
+    elif reason == NO_SPLIT:
+        where = ", ".join(f"{name}/ {count}" for name, count in Counter(file.split("/")[0] for file in files).items())
     else:
         files = [file for file in files if has_image_name(file) or reason not in (HIDDEN, BY_PROGRAMS)]
         where = examples(files)
