@@ -112,7 +112,7 @@ def read_layout(root: Path) -> Layout:
         for file, (split, at) in splits.items()
         if split or not divided
     ]
-    _check(root, records, outside, classes)
+    _check(root, records, outside, classes, left_out)
     left_out[NO_CLASS] = outside
     left_out[NO_SPLIT] = [file for file, (split, _) in splits.items() if divided and not split]
     left_out = {reason: names for reason, names in left_out.items() if names}
@@ -324,7 +324,9 @@ def _record(
     return Record(file, label, split, source, generator, kind, f"{PAIR}{row['pair']}" if row.get("pair") else "")
 
 
-def _check(root: Path, records: list[Record], outside: list[str], classes: _Classes) -> None:
+def _check(
+    root: Path, records: list[Record], outside: list[str], classes: _Classes, left_out: dict[str, list[str]]
+) -> None:
     places = Counter(classes.outermost_without(_folders(file)) for file in outside)
     manifest = ""
     if named := [place for place, _ in places.most_common(SHOWN) if place]:
@@ -333,6 +335,8 @@ def _check(root: Path, records: list[Record], outside: list[str], classes: _Clas
             f". Or give folders a label in {root / 'manifest.csv'}: a line file,label and one for each folder, such as "
             f"{rows} (or authentic)"
         )
+    for reason, files in left_out.items():
+        manifest += f". Left out: {len(files)} {reason} ({examples(files)})"
     if not records:
         seen = ", ".join(f"{place or '.'}/ ({count} images)" for place, count in places.most_common(SHOWN))
         raise DataError(

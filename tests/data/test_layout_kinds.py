@@ -261,6 +261,13 @@ def test_linked_folders_are_followed_unless_they_lead_back(tmp_path: Path) -> No
     ]
 
 
+def test_links_that_were_unpacked_as_texts_are_named_where_no_image_is_left(tmp_path: Path) -> None:
+    for name in ("real", "fake"):
+        (tmp_path / name).write_text(f"../pool/{name}")
+    with pytest.raises(DataError, match=r"no image in a class folder.*Left out: 2 without a suffix.*\(fake, real\)"):
+        scan(tmp_path)
+
+
 def test_leftovers_of_other_programs_are_left_out_with_the_reason(tmp_path: Path) -> None:
     touch(tmp_path, "real/0.jpg", "fake/0.jpg", "real/@eaDir/0.jpg/SYNOPHOTO_THUMB_XL.jpg", "real/.thumbnails/0.jpg")
     touch(tmp_path, "__MACOSX/real/._0.jpg", "fake/#recycle/1.jpg", "fake/._0.jpg", "fake/LICENSE", "notes.txt")
