@@ -341,7 +341,7 @@ JUNK = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     classes=st.sampled_from(CLASSES),
     categories=CATEGORIES,
@@ -377,7 +377,7 @@ def test_sets_built_from_classes_categories_and_splits_are_read_as_they_were_bui
 NAMES = [*PLAIN, *CONTENT, *SPLITS, "cats", "dogs"]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     st.lists(
         st.tuples(st.lists(st.sampled_from(NAMES), max_size=4), st.sampled_from(["0.jpg", "1.png", "a.txt", ".b.jpg"])),
