@@ -6,6 +6,7 @@ modal_app.py hands itself over as `app`: it imports this module, so this module 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -31,7 +32,7 @@ from mai_app.core.files import write_bytes
 from mai_app.core.log import say
 from mai_app.data.sources import SOURCES
 from mai_app.errors import ImageError, MaiError
-from mai_app.images.find import find_images
+from mai_app.images.find import find_images, walk_images
 from mai_app.inference.prediction import Prediction, prediction_of, show_predictions
 from mai_app.inference.scan import list_files, read_item
 from mai_app.inference.scan import scan as scan_here
@@ -202,7 +203,13 @@ def upload_data(data: Path, app: ModuleType) -> str:
         name = data.resolve().name
         say(f"uploading {data} to data/{name} on the Volume (files that are there already are not sent again)")
         with app.volume.batch_upload(force=True) as batch:
-            batch.put_directory(data, str(PurePosixPath("/data") / name))
+            there = PurePosixPath("/data") / name
+            batch.put_directory(data, str(there))
+            # Modal's search does not follow linked folders, MAI's does.
+            is_linked = cache(lambda folder: folder.resolve() != data.resolve() / folder.relative_to(data))
+            for path in walk_images(data):
+                if is_linked(path.parent):
+                    batch.put_file(path, str(there / PurePosixPath(*path.relative_to(data).parts)))
         return name
     return str(data)
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from shutil import copytree
+from shutil import copyfile, copytree
 from types import ModuleType
 from typing import Any
 
@@ -189,7 +189,15 @@ class Volume:
         self.world.saved = self.world.tree()
 
     def put_directory(self, here: Path, there: str) -> None:
-        copytree(here, self.world.path(there), dirs_exist_ok=True)
+        # As Modal's: linked files are sent, linked folders are not followed.
+        def links(folder: str, names: list[str]) -> list[str]:
+            return [name for name in names if (path := Path(folder, name)).is_symlink() and path.is_dir()]
+
+        copytree(here, self.world.path(there), dirs_exist_ok=True, ignore=links)
+
+    def put_file(self, here: Path, there: str) -> None:
+        self.world.path(there).parent.mkdir(parents=True, exist_ok=True)
+        copyfile(here, self.world.path(there))
 
     def read_file(self, path: str) -> Iterator[bytes]:
         data = self.world.path(path).read_bytes()

@@ -125,6 +125,15 @@ def test_a_folder_is_brought_decoded_and_trained_to_the_weights_of_this_machine(
     assert not RUNS.exists()
 
 
+def test_linked_folders_of_a_data_set_are_brought_too(cloud: Cloud, tmp_path: Path) -> None:
+    data = tmp_path / "linked"
+    data.mkdir()
+    (data / "train").symlink_to(cloud.data / "train", target_is_directory=True)
+    cloud.client.upload_data(data, cloud.app)
+    sent = sorted(path.name for path in cloud.world.path("data/linked/train").rglob("*.*"))
+    assert sent == sorted(path.name for path in (cloud.data / "train").rglob("*.*"))
+
+
 def test_modal_run_with_no_arguments_trains_the_demo_settings(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     demo = SimpleNamespace(scenes=24, seed=0, epochs=1, learning_rate=3e-4)
     monkeypatch.setattr(cloud.client, "DemoConfig", demo)

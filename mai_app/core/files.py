@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,6 +43,36 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically: whole or not at all."""
     write_bytes(path, text.encode())
+
+
+def text_encoding(head: bytes) -> str:
+    """The encoding of a text that begins with these bytes, by its byte order mark or the zeros of UTF-16; else UTF-8.
+
+    Windows PowerShell writes UTF-16. No file name and no table holds a zero byte otherwise.
+    """
+    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "utf-32"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    if len(head) > 1 and (head[0] == 0) != (head[1] == 0):
+        return "utf-16-be" if head[0] == 0 else "utf-16-le"
+    return "utf-8-sig"
+
+
+def read_names(stream: IO[bytes]) -> Iterator[str]:
+    """File names of a list with one a line, as they come; empty lines are none. UTF-16 is read as a whole first."""
+    first = stream.readline()
+    encoding = text_encoding(first)
+    lines: Iterator[str]
+    if encoding == "utf-8-sig":
+        # Names on a disk may be no UTF-8: their bytes are kept.
+        lines = (os.fsdecode(line) for line in chain([first.removeprefix(b"\xef\xbb\xbf")], stream))
+    else:
+        lines = iter((first + stream.read()).decode(encoding, "replace").split("\n"))
+    for line in lines:
+        name = line.rstrip("\r\n")
+        if name.strip():
+            yield name
 
 
 def resume_rows(path: Path, header: Row | None = None, keep: Callable[[Row], bool] | None = None) -> list[Row]:

@@ -21,7 +21,7 @@ from pyarrow.dataset import ParquetFragmentScanOptions
 from mai_app.config import LIMITS
 from mai_app.data.sources import Flags, Source
 from mai_app.errors import ImageError, SourceError
-from mai_app.images.decode import OTHER_SUFFIXES, SUFFIXES
+from mai_app.images.find import PROGRAM_FOLDERS, has_image_name
 
 BOMB_RATIO = 200
 """A member that packs better than this is no image file: those are packed already."""
@@ -65,6 +65,12 @@ def read_flags(path: Path, flags: Flags) -> list[str]:
     names: list[str] = []
     try:
         with pq.ParquetFile(path) as table:
+            columns = table.schema_arrow.names
+            if missing := [name for name in (flags.name, flags.score) if name not in columns]:
+                raise SourceError(
+                    f"{flags.file}: has no column {' and no column '.join(missing)}, by which images are left out; its "
+                    f"columns are {', '.join(columns)}"
+                )
             for batch in table.iter_batches(columns=[flags.name, flags.score]):
                 scores = batch.column(flags.score).to_numpy(zero_copy_only=False)
                 names += batch.column(flags.name).filter(pa.array(scores > flags.most)).drop_null().to_pylist()
@@ -116,8 +122,8 @@ def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes | ImageEr
 
 def _is_image(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    hidden = any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in parts)
-    return not hidden and PurePosixPath(name).suffix.lower() in SUFFIXES | OTHER_SUFFIXES
+    left_out = any(part.lower() in PROGRAM_FOLDERS or (part.startswith(".") and part != "..") for part in parts)
+    return not left_out and has_image_name(name)
 
 
 def _stem(name: str) -> str:

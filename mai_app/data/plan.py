@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from mai_app.config import CLASSES, FORM, NEAR_DUPLICATE_BITS, SPLITTING, PrepareConfig, PreparedForm, prepared_form
 from mai_app.core.files import describe_changes, write_text
-from mai_app.data.layout import Folder, Record, listing_hash, scan
+from mai_app.data.layout import Folder, Record, listing_hash, read_layout
 from mai_app.data.shards import VERSION, max_image_bytes
 from mai_app.data.sources import SOURCES, RemoteFile, RetryPolicy, Source
 from mai_app.errors import DataError, SourceError
@@ -134,7 +134,8 @@ def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) ->
         before = written["sources"].get(source.name)
         try:
             if isinstance(source, Folder):
-                entry, more = _plan_folder(folder, source, before, form)
+                entry, more, said = _plan_folder(folder, source, before, form)
+                notes += said
             else:
                 entry = _plan_source(folder, source, before, config.seed, retry_policy)
                 *more, table = _remote_shards(source, entry, form)
@@ -156,11 +157,12 @@ def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) ->
     return Plan(tuple(shards), flags, missing, tuple(notes), form)
 
 
-def plan_folder(data: Path, form: PreparedForm) -> tuple[str, list[FolderShard]]:
-    """The name of a folder's prepared set, which changes when folder or form do, and its shards."""
-    records = scan(data)
-    listing = listing_hash(data, records, f"{VERSION} {form} {NEAR_DUPLICATE_BITS} {SPLITTING}")
-    return f"{data.resolve().name}-{listing[:12]}", list(_folder_shards("", data, records, form))
+def plan_folder(data: Path, form: PreparedForm) -> tuple[str, Plan]:
+    """The name of a folder's prepared set, which changes when folder or form do, and its plan."""
+    layout = read_layout(data)
+    listing = listing_hash(data, layout.records, f"{VERSION} {form} {NEAR_DUPLICATE_BITS} {SPLITTING}")
+    shards = _folder_shards("", data, layout.records, form)
+    return f"{data.resolve().name}-{listing[:12]}", Plan(tuple(shards), notes=layout.notes, form=form)
 
 
 def bytes_needed(shards: list[Shard], jobs: int) -> tuple[int, int]:
@@ -239,14 +241,14 @@ def _remote_shards(source: Source, entry: dict[str, Any], form: PreparedForm) ->
 
 def _plan_folder(
     folder: Path, source: Folder, before: Any, form: PreparedForm
-) -> tuple[dict[str, Any], list[FolderShard]]:
-    records = source.records()
-    entry = {"folder": str(source.path), "label": source.label, "listing": listing_hash(source.path, records)}
+) -> tuple[dict[str, Any], list[FolderShard], tuple[str, ...]]:
+    layout = source.read()
+    entry = {"folder": str(source.path), "label": source.label, "listing": listing_hash(source.path, layout.records)}
     if before:
         _same_as_planned(folder, f"{source.name}'s label", before["label"], source.label)
         if before["listing"] != entry["listing"]:
             raise DataError(f"{source.path}: has changed since {folder} was planned; choose another --name")
-    return entry, list(_folder_shards(source.name, source.path, records, form))
+    return entry, list(_folder_shards(source.name, source.path, layout.records, form)), layout.notes
 
 
 def _folder_shards(prefix: str, root: Path, records: list[Record], form: PreparedForm) -> Iterator[FolderShard]:

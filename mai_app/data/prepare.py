@@ -37,12 +37,14 @@ def prepare(data: Path, prepared: Path, workers: int = 2, form: PreparedForm = F
     """
     if found := find_prepared(data, prepared):
         return open_prepared(found)
-    name, shards = plan_folder(data, form)
+    name, plan = plan_folder(data, form)
+    for note in plan.notes:
+        say(note)
     folder = prepared / name
     with _full_disk_as_error(folder), locked(folder, wait=True):
         if not (folder / "prepared.json").is_file():
             write_text(folder / "plan.json", json.dumps({"version": VERSION, "folder": str(data)}) + "\n")
-            _make(folder, Plan(tuple(shards), form=form), SPLITTING, 1, workers, RetryPolicy())
+            _make(folder, plan, SPLITTING, 1, workers, RetryPolicy())
     return open_prepared(folder)
 
 
@@ -68,6 +70,8 @@ def prepare_sources(
             plan = make_plan(config, folder, retry_policy)
             for reason in plan.missing.values():
                 say(f"left out: {reason}")
+            for note in plan.notes:
+                say(note)
             todo = _missing_shards(plan, folder)
             _check_disk(folder, todo, config.jobs)
             if todo or plan.missing or not (folder / "prepared.json").is_file():
@@ -155,7 +159,8 @@ def _make(
                 try:
                     _fetch_names(table, folder, downloads, retry_policy, add_bytes)
                 except SourceError as error:
-                    failed.update(_failure(name, name, error, required))
+                    # Images that the table marks could not be left out.
+                    failed.update(_failure(name, name, SourceError(f"{name} as a whole: {error}", True), required))
             if run_elsewhere:
                 # A source whose table is unavailable is skipped: images that it marks could not be excluded.
                 for shard, reason in run_elsewhere([s for s in todo if _source_name(s) not in failed]):
@@ -167,8 +172,6 @@ def _make(
                     pass
         finally:
             shutil.rmtree(downloads, ignore_errors=True)
-    for note in plan.notes:
-        say(note)
     join_shards(folder, plan.missing | dict(sorted(failed.items())), plan.notes, splitting, plan.form)
 
 

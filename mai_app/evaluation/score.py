@@ -16,7 +16,7 @@ from mai_app.config import QUALITY_LIMITS, TIERS
 from mai_app.core.files import append_rows, resume_rows
 from mai_app.core.log import bar, say
 from mai_app.core.parallel import ordered_map
-from mai_app.data.layout import Record, listing_hash, scan
+from mai_app.data.layout import Record, listing_hash, read_layout
 from mai_app.data.prepare import prepare
 from mai_app.data.prepared import PreparedSet, find_prepared, open_prepared
 from mai_app.errors import DataError, ImageError
@@ -65,7 +65,8 @@ def open_images(data: Path, split: str, prepared: Path) -> Images:
         say(f"{data} keeps the files of its val and test parts alone, {len(records)} of them")
         return Images(made.fingerprint, records, lambda record: made.original(where[record.file]))
 
-    records = scan(data)
+    layout = read_layout(data)
+    records = layout.records
     splits = {record.split for record in records}
     name = listing_hash(data, records)
     if split != "all" and ("" in splits or ("val" not in splits and split != "test")):
@@ -75,6 +76,9 @@ def open_images(data: Path, split: str, prepared: Path) -> Images:
         # What could not be decoded has no split; it is named among the refused of any.
         records = [replace(record, split=split) for record in records if record.file in refused]
         records += _of_manifest(made, range(len(made)))
+    else:  # preparing says it, too
+        for note in layout.notes:
+            say(note)
     return Images(name, records, lambda record: read_file(data / record.file))
 
 

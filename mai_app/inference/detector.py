@@ -91,8 +91,8 @@ class Detector:
 
     def view_logits(self, inputs: Sequence[Pixels]) -> npt.NDArray[np.float64]:
         """Logits (n, columns): of a network of views those that it fuses, of others the image's one."""
-        if not inputs:
-            return np.empty((0, 1))
+        if not inputs:  # a batch of unreadable files, or none left
+            return np.empty((0, len(cast("ViewsNet", self._network).fusion) - 1 if self._views else 1))
         run = cast("ViewsNet", self._network).view_logits if self._views else self._network
         pixels = torch.from_numpy(np.stack(inputs) if self._views else np.concatenate(inputs))
         # On a CPU larger batches only overflow its caches.

@@ -1,7 +1,6 @@
 """Predict files by the thousand into a JSON-lines file with one row per file; the same call resumes it."""
 
 import csv
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from mai_app.config import ScanConfig
-from mai_app.core.files import append_rows, lock, read_rows
+from mai_app.core.files import append_rows, lock, read_names, read_rows, text_encoding
 from mai_app.core.log import bar
 from mai_app.errors import DataError, ImageError, RunError
 from mai_app.images.decode import read_file
@@ -87,7 +86,8 @@ def predict_chunks(detector: "Detector", workers: int) -> PredictChunks:
 def list_files(path: str) -> Iterator[str | ImageError]:
     """List the files that a folder, an image's path or a list of files names, in order, lazily.
 
-    A list is a .txt file with one path per line, or a .csv file with a column path or file, relative to its own folder.
+    A list is a .txt file with one path per line, or a .csv file with a column path or file, relative to its own folder;
+    in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
     A folder that can't be searched comes as an ImageError. Raises DataError for a path that is missing, a folder
     without an image, and a list that can't be read.
     """
@@ -275,17 +275,16 @@ def _below(path: Path, names: Iterator[str]) -> Iterator[str]:
 def _lines(path: Path) -> Iterator[str]:
     try:
         with path.open("rb") as stream:
-            for number, line in enumerate(stream):
-                name = line.removeprefix(b"\xef\xbb\xbf" if number == 0 else b"").rstrip(b"\r\n")
-                if name.strip():
-                    yield os.fsdecode(name)
+            yield from read_names(stream)
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror})") from None
 
 
 def _column(path: Path) -> Iterator[str]:
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
+        with path.open("rb") as stream:
+            encoding = text_encoding(stream.read(4))
+        with path.open(newline="", encoding=encoding, errors="surrogateescape") as stream:
             reader = csv.DictReader(stream)
             columns = reader.fieldnames or ()
             column = next((name for name in ("path", "file") if name in columns), None)
@@ -295,5 +294,5 @@ def _column(path: Path) -> Iterator[str]:
             for row in reader:
                 if row[column]:
                     yield row[column]
-    except (OSError, csv.Error) as error:
+    except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path}: can't be read as comma-separated values ({error})") from None

@@ -11,10 +11,10 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from mai_app.config import IMAGE_SIZE, NEAR_DUPLICATE_BITS
+from mai_app.config import CLASSES, IMAGE_SIZE, NEAR_DUPLICATE_BITS
 from mai_app.core.files import write_bytes, write_text
 from mai_app.data.dedup import perceptual_hash
-from mai_app.data.layout import CLASS_NAMES, PAIR
+from mai_app.data.layout import CLASS_NAMES, PAIR, class_position
 from mai_app.data.prepared import PreparedSet
 from mai_app.data.shards import pixel_hash
 from mai_app.images.containers import take_apart
@@ -25,6 +25,7 @@ GRID: Final = 16
 """Step of a window's corner position, in pixels: multiples of the largest blocks that JPEG codes at once."""
 FOLDER: Final = "twins"
 """Folder of the twins, in the class folder of the synthetic images."""
+MANIFEST_COLUMNS: Final = ("file", "label", "split", "source", "generator", "kind", "pair")
 
 
 def link_images(data: Path, out: Path, prepared: PreparedSet, stopped: Callable[[], bool]) -> dict[int, str]:
@@ -55,12 +56,17 @@ def link_images(data: Path, out: Path, prepared: PreparedSet, stopped: Callable[
 
 
 def counterpart(file: str) -> str:
-    """The path of an original's twin: the same below the synthetic class's folder, in a folder `twins`."""
+    """The path of an original's twin: the same below the synthetic class's folder, in a folder `twins`.
+
+    Where no folder says that the original is authentic, but the manifest does, a class folder goes in between.
+    """
     authentic = [name for name, label in CLASS_NAMES.items() if label == 0]
     synthetic = [name for name, label in CLASS_NAMES.items() if label == 1]
-    parts = PurePosixPath(file).parts
-    at = next(i for i, part in enumerate(parts) if part.lower() in authentic)
-    return "/".join((*parts[:at], synthetic[authentic.index(parts[at].lower())], FOLDER, *parts[at + 1 :]))
+    *folders, name = PurePosixPath(file).parts
+    at = class_position(tuple(folders))
+    if at is None or folders[at].lower() not in authentic:
+        return "/".join((*folders, synthetic[0], FOLDER, name))
+    return "/".join((*folders[:at], synthetic[authentic.index(folders[at].lower())], FOLDER, *folders[at + 1 :], name))
 
 
 class Unpaired:
@@ -85,20 +91,23 @@ def write_manifest(out: Path, prepared: PreparedSet, files: dict[int, str], twin
     """Write the new data set's manifest.csv, with a pair for each group of duplicates that has a twin.
 
     `files` are the originals' paths by row, `twins` each twin's path and generator by its original's path. A pair holds
-    the whole group: a duplicate of an original outside its pair would exclude them all.
+    the whole group: a duplicate of an original outside its pair would exclude them all. Label and split are
+    repeated, for the original set may have them from its manifest.
     """
-    columns = prepared.table.select(["source", "generator", "kind", "tie", "group"]).to_pydict()
+    columns = prepared.table.select(["source", "generator", "kind", "tie", "group", "label", "given_split"]).to_pydict()
+    divided = any(columns["given_split"])
     paired = {columns["group"][row] for row, file in files.items() if file in twins}
     rows = []
     for row, file in files.items():
-        source, generator, kind, group_key, group = (column[row] for column in columns.values())
+        source, generator, kind, group_key, group, label, split = (column[row] for column in columns.values())
+        split = split if divided else prepared.splits[row]
         pair = group if group in paired else group_key.removeprefix(PAIR)
-        rows.append((file, source, generator, kind, pair))
+        rows.append((file, CLASSES[label], split, source, generator, kind, pair))
         if file in twins:
             twin, generator = twins[file]
-            rows.append((twin, source, generator, kind, pair))
+            rows.append((twin, CLASSES[1], split, source, generator, kind, pair))
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("file", "source", "generator", "kind", "pair"), *sorted(rows)])
+    csv.writer(text, lineterminator="\n").writerows([MANIFEST_COLUMNS, *sorted(rows)])
     write_text(out / "manifest.csv", text.getvalue())
 
 

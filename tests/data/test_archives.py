@@ -54,9 +54,18 @@ def test_a_zip_yields_its_images_bytes_and_nothing_else(tmp_path: Path) -> None:
         "a/._1.png",
         ".hidden/2.png",
         "Thumbs.db",
+        "a/@eaDir/1.jpg/SYNOPHOTO_THUMB_XL.jpg",
         "a/",
     )
-    images = {"a/1.JPG": b"one", "a/2.png": b"two", "b/3.webp": b"three", "c d/ü図.jpeg": b"four"}
+    images = {
+        "a/5.pjpeg": b"five",
+        "a/6.jpg_large": b"six",
+        "a/7.HIF": b"seven",
+        "a/1.JPG": b"one",
+        "a/2.png": b"two",
+        "b/3.webp": b"three",
+        "c d/ü図.jpeg": b"four",
+    }
     found = members(zip_of(dict.fromkeys(junk, b"[]") | images), tmp_path)
     assert {m.name: m.content for m in found} == images
 
@@ -214,11 +223,12 @@ def test_the_table_of_what_to_leave_out(tmp_path: Path) -> None:
     path = tmp_path / "f.parquet"
     pq.write_table(pa.table({"name": ["b", "a", "c", "d"], "score": [0.9, 2.0, 0.5, None]}), path, row_group_size=2)
     assert read_flags(path, flags) == ["a", "b"]
-    wrong: list[dict[str, list[object]]] = [{"name": ["a"]}, {"name": ["a"], "score": ["high"]}]
-    for columns in wrong:
-        pq.write_table(pa.table(columns), path)
-        with pytest.raises(SourceError, match=r"f\.parquet: not a table with name and score"):
-            read_flags(path, flags)
+    pq.write_table(pa.table({"name": ["a"], "nsfw": [1.0]}), path)
+    with pytest.raises(SourceError, match=r"f\.parquet: has no column score, .*; its columns are name, nsfw"):
+        read_flags(path, flags)
+    pq.write_table(pa.table({"name": ["a"], "score": ["high"]}), path)
+    with pytest.raises(SourceError, match=r"f\.parquet: not a table with name and score"):
+        read_flags(path, flags)
     path.write_bytes(b"nothing")
     with pytest.raises(SourceError, match=r"f\.parquet: not a table with name and score"):
         read_flags(path, flags)

@@ -101,17 +101,18 @@ def test_a_split_below_the_class_counts_too(tmp_path: Path) -> None:
 
 
 def test_the_outermost_class_folder_decides(tmp_path: Path) -> None:
-    touch(tmp_path, "x/y/synthetic/portraits/real/b.jpg", "authentic/ai/a.jpg")
+    touch(tmp_path, "x/y/synthetic/portraits/fake/b.jpg", "authentic/ai/a.jpg")
     assert facts(scan(tmp_path)) == [
         ("authentic/ai/a.jpg", 0, "", "ai"),
-        ("x/y/synthetic/portraits/real/b.jpg", 1, "", "portraits"),
+        ("x/y/synthetic/portraits/fake/b.jpg", 1, "", "portraits"),
     ]
 
 
 def test_hidden_files_archives_leftovers_and_other_files_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "authentic/a.JPG", "authentic/.b.jpg", "authentic/.cache/c.jpg", "authentic/notes.txt")
     touch(tmp_path, "synthetic/d.jpg", "synthetic/__MACOSX/e.jpg", "__MACOSX/synthetic/f.jpg", "synthetic/g.heic")
-    touch(tmp_path, "synthetic/no suffix", "synthetic/video.mp4", "synthetic/Thumbs.db")
+    touch(tmp_path, "synthetic/no suffix", "synthetic/video.mp4", "synthetic/Thumbs.db", "synthetic/README")
+    (tmp_path / "synthetic" / "no suffix").write_bytes(b"\xff\xd8\xff\xe0")
     assert [record.file for record in scan(tmp_path)] == [
         "authentic/a.JPG",
         "synthetic/d.jpg",
@@ -120,7 +121,7 @@ def test_hidden_files_archives_leftovers_and_other_files_are_left_out(tmp_path: 
     ]
 
 
-def test_linked_files_are_taken_and_linked_folders_not_followed(tmp_path: Path) -> None:
+def test_linked_files_are_taken_and_links_that_lead_back_not_followed(tmp_path: Path) -> None:
     touch(tmp_path / "data", "authentic/a.jpg", "synthetic/b.jpg")
     touch(tmp_path / "elsewhere", "c.jpg")
     (tmp_path / "data" / "authentic" / "linked.jpg").symlink_to(tmp_path / "elsewhere" / "c.jpg")

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import huggingface_hub
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
@@ -612,6 +613,20 @@ def test_a_source_whose_table_of_flags_is_damaged_is_not_taken(own: Hub, tmp_pat
     prepared = prepare(tmp_path, "diffusiondb", "posters")
     assert set(prepared.sources) == {"posters"}
     assert "metadata.parquet: not a table" in prepared.facts["missing"]["diffusiondb"]
+
+
+def test_a_source_whose_table_of_flags_lacks_a_column_is_left_out_whole_which_is_said_first(
+    own: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_six(own, images=4)
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"image_name": ["a.png"], "nsfw": [0.1]}), stream)
+    own.add(DIFFUSIONDB, "metadata.parquet", stream.getvalue())
+    prepared = prepare(tmp_path, "diffusiondb", "posters")
+    assert set(prepared.sources) == {"posters"}
+    reason = "diffusiondb as a whole: metadata.parquet: has no column image_nsfw, by which images are left out"
+    assert prepared.facts["missing"]["diffusiondb"] == f"{reason}; its columns are image_name, nsfw"
+    assert f"left out: {reason}" in capsys.readouterr().err
 
 
 def test_what_a_killed_process_was_writing_does_not_stay(six: Six, hub: Hub, tmp_path: Path) -> None:

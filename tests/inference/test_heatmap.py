@@ -76,6 +76,13 @@ def views() -> Detector:
     return Detector(replace(shipped.checkpoint, network=network, info=info), torch.device("cpu"))
 
 
+def test_a_network_of_views_predicts_full_batches_and_those_without_a_readable_file(views: Detector) -> None:
+    image = ("a.png", png(plain(64, 64)))
+    assert not list(views.predict([]))
+    assert [row.error for row in views.predict([image, image], batch_size=2)] == [None, None]
+    assert [row.error for row in views.predict([("b.png", b"")])] == ["is empty (0 bytes)"]
+
+
 def test_of_views_it_shows_how_far_the_logit_falls_without_a_part(views: Detector) -> None:
     pixels = np.full((160, 160, 3), 128, np.uint8)
     pixels[:40, :40] = 255  # a bright corner: grey over it takes the logit down

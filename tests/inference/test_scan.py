@@ -261,6 +261,27 @@ def test_folders_images_and_lists_name_files(tmp_path: Path, monkeypatch: pytest
             list_files(name)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_lists_may_have_a_byte_order_mark_or_be_utf_16(tmp_path: Path, encoding: str) -> None:
+    names = ["photo.jpg", "größe, 图\u2028.png", "\u0a0d.png"]  # the last is a line's end in half of its bytes
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "list.txt").write_bytes((mark + "\r\n".join([*names, "", "z.png\r\n"])).encode(encoding))
+    assert list(list_files(str(tmp_path / "list.txt"))) == [str(tmp_path / name) for name in [*names, "z.png"]]
+    rows = "".join(f'"{name}",1\r\n' for name in names)
+    (tmp_path / "list.csv").write_bytes(f"{mark}path,number\r\n{rows}".encode(encoding))
+    assert list(list_files(str(tmp_path / "list.csv"))) == [str(tmp_path / name) for name in names]
+
+
+def test_a_list_that_is_no_text_is_refused_or_names_no_file(tmp_path: Path) -> None:
+    (tmp_path / "cut.csv").write_bytes("path\r\na.png".encode("utf-16")[:-1])
+    with pytest.raises(DataError, match="can't be read as comma-separated values"):
+        list(list_files(str(tmp_path / "cut.csv")))
+    (tmp_path / "latin.txt").write_bytes("größe.png\n".encode("latin-1"))  # a name may have any bytes
+    assert [os.fsencode(str(name)) for name in list_files(str(tmp_path / "latin.txt"))] == [
+        os.fsencode(tmp_path) + "/größe.png".encode("latin-1")
+    ]
+
+
 def test_a_mistyped_path_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         scan(config(tmp_path), all_well, lambda: list_files(str(tmp_path / "none")), read=False)

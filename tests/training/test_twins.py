@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image, JpegImagePlugin
 
 from mai_app.cli import main
 from mai_app.config import TwinsConfig
+from mai_app.data.layout import scan
 from mai_app.data.prepare import prepare
 from mai_app.errors import DataError
 from mai_app.images.decode import decode, read_file
@@ -243,6 +245,28 @@ def test_a_data_set_without_parts_gets_them_and_keeps_its_test_part(tmp_path: Pa
         now = {after.file(int(row)).removeprefix(f"{split}/") for row in after.rows(split)}
         assert was == {name for name in now if "/twins/" not in name}
         assert split != "test" or was == now
+
+
+def test_classes_and_splits_of_a_manifest_hold_for_the_twins_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for folder, split in (("camera", "train"), ("nature/real", "val"), ("nature/fake", "test")):
+        (tmp_path / "d" / folder).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(picture(rng, "fake" in folder, 64, 64)).save(tmp_path / "d" / folder / f"{split}{i}.png")
+    rows = ["camera,authentic,train", "nature/real,,val", "nature/fake,,test"]
+    (tmp_path / "d" / "manifest.csv").write_text("\n".join(["file,label,split", *rows]))
+    config = TwinsConfig(tmp_path / "d", tmp_path / "o", "shuffle", 1, device="cpu", prepared=tmp_path / "p")
+    assert {str(Path(twin.twin).parent) for twin in make_twins(config)} == {
+        "camera/synthetic/twins",
+        "nature/fake/twins",
+    }
+    assert Counter((record.label, record.split) for record in scan(config.out)) == {
+        (0, "train"): 3,
+        (1, "train"): 3,
+        (0, "val"): 3,
+        (1, "val"): 3,
+        (1, "test"): 3,
+    }
 
 
 Change = Callable[[TwinsConfig], TwinsConfig]
