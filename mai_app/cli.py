@@ -211,6 +211,7 @@ def _audit(config: AuditConfig) -> int:
 
     prepared = prepare(config.data, config.prepared)
     report = audit(prepared.table, prepared.rejected(), str(config.data))
+    report["notes"] = prepared.facts["notes"]
     out = config.out or prepared.folder / "audit"
     write_text(out / "audit.json", json.dumps(report, indent=1) + "\n")
     write_text(out / "audit.html", html_page(report, prepared.table))

@@ -120,7 +120,7 @@ def _describe_data(report: Mapping[str, Any]) -> str:
     used = report["used"]
     words = (
         f"{report['name']}: {used['authentic']:,} authentic and {used['synthetic']:,} synthetic images in the set, "
-        f"{report['images'] - sum(used.values()):,} left out, {report['refused']['count']:,} unreadable."
+        f"{report['images'] - sum(used.values()):,} of those read left out, {report['refused']['count']:,} unreadable."
     )
     if report["sampled"]:
         words += f" The AUROCs are those of a random sample of {report['measured']:,} of them (seed {report['seed']})."
@@ -169,6 +169,7 @@ def _findings(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
             [f"{n:,}: {_one_line(reason)}" for reason, n in refused["reasons"].items()]
             + [f"{_one_line(row['file'])}: {_one_line(row['reason'])}" for row in refused["files"]],
         ),
+        *([("Said while reading the folder", [_one_line(note) for note in notes])] if (notes := report.get("notes", [])) else []),
     ]
 
 

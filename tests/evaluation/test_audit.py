@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -453,3 +455,12 @@ def test_the_command_writes_its_page_and_strict_fails_over_the_limit(
     assert main(["audit", str(data_set), "--strict", "--out", "o"]) == 3
     assert "the files alone reach an AUROC over 0.6" in capsys.readouterr().err
     assert (tmp_path / "o" / "audit.html").is_file()
+
+
+def test_files_that_no_class_folder_holds_are_in_the_report(data_set: Path, tmp_path: Path, mai: Run) -> None:
+    copytree(data_set, tmp_path / "d")
+    copytree(data_set / "test" / "authentic", tmp_path / "d" / "test" / "real-ones")
+    done = mai("audit", "d", "--out", "o")
+    assert done.returncode == 0, done.stderr
+    for text in (done.stdout, (tmp_path / "o" / "audit.html").read_text()):
+        assert re.search(r"left out: 16 files in no class folder", " ".join(text.split()))
