@@ -169,7 +169,11 @@ def _findings(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
             [f"{n:,}: {_one_line(reason)}" for reason, n in refused["reasons"].items()]
             + [f"{_one_line(row['file'])}: {_one_line(row['reason'])}" for row in refused["files"]],
         ),
-        *([("Said while reading the folder", [_one_line(note) for note in notes])] if (notes := report.get("notes", [])) else []),
+        *(
+            [("Said while reading the folder", [_one_line(note) for note in notes])]
+            if (notes := report.get("notes", []))
+            else []
+        ),
     ]
 
 

@@ -24,7 +24,6 @@ from PIL import Image
 from mai_app.config import LIMITS, Limits
 from mai_app.errors import ImageError
 from mai_app.images.decode import (
-    RAW_SUFFIXES,
     SAMPLINGS,
     DecodedImage,
     Pixels,
@@ -35,6 +34,7 @@ from mai_app.images.decode import (
     read_file,
 )
 from mai_app.images.find import walk_images
+from mai_app.images.other_formats import RAW_SUFFIXES
 
 ROOT = Path(__file__).parents[2]
 
