@@ -129,7 +129,7 @@ def processes(size: int, device: torch.device, work: Callable[..., None], *argum
             for child in children:
                 child.join(20)
         except RuntimeError:  # torch's, when another process no longer answers; its end may take a moment to show
-            wait([child.sentinel for child in children], timeout=5)
+            _await_an_end(children, 5)
             _raise_if_dead(children)
             raise
         finally:
@@ -141,6 +141,15 @@ def processes(size: int, device: torch.device, work: Callable[..., None], *argum
             torch.set_num_threads(threads)
             if dist.is_initialized():
                 dist.destroy_process_group()
+
+
+def _await_an_end(children: list[SpawnProcess], seconds: float) -> None:
+    """Wait until at least one process has ended and has an exit code, or the time is over."""
+    ended = wait([child.sentinel for child in children], timeout=seconds)
+    for child in children:
+        # The system closes a dying process's files, by which wait knows, before it has an exit code.
+        if child.sentinel in ended:
+            child.join(seconds)
 
 
 def _raise_if_dead(children: list[SpawnProcess]) -> None:

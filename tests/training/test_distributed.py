@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ import torch
 
 from mai_app.config import TrainConfig
 from mai_app.errors import RunError
-from mai_app.training.distributed import Group, check_processes
+from mai_app.training.distributed import Group, check_processes, processes
 from mai_app.training.loop import train
 from tests.conftest import folder_of, small
 from tests.training.test_loop import metrics
@@ -108,6 +109,26 @@ def test_a_killed_process_ends_the_run_and_is_named(shared: tuple[TrainConfig, P
     assert multiprocessing.active_children() == []
     assert torch.get_num_threads() == threads  # while they trained, each had its share of them
     assert not torch.distributed.is_initialized()
+
+
+def end_slowly(group: Group) -> None:
+    """What the system does to a killed process, drawn out: its pipes close a second before it has an exit code."""
+    for number in range(3, 64):
+        try:
+            if stat.S_ISFIFO(os.fstat(number).st_mode):
+                os.close(number)
+        except OSError:
+            continue  # no such file
+    time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_takes_long_to_end_is_named_too() -> None:
+    with (
+        pytest.raises(RunError, match=r"process 1 of 0 to 1 ended too early \(SIGKILL\)"),
+        processes(2, torch.device("cpu"), end_slowly),
+    ):
+        raise RuntimeError("connection reset by peer")  # as torch has it
 
 
 @pytest.mark.parametrize(
