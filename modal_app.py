@@ -1,9 +1,10 @@
-"""MAI on Modal: image, Volume, machines and remote functions. mai_app does the work; modal_client.py is the caller.
+"""MAI on Modal: images, Volume, machines and remote functions. mai_app does the work; modal_client.py is the caller.
 
 modal run modal_app.py                           train the demo's settings on simulated images, made on the Volume
-modal run modal_app.py --data photos             train on the folder photos/ here, or else on data/photos of the Volume
-modal run modal_app.py::scan --path photos       score a folder, here or on the Volume, in many containers
-modal run modal_app.py::sweep --data photos …    train several settings by several seeds in parallel
+modal run modal_app.py --data photos             train on the folder photos/ here, or else on that of the Volume
+modal run modal_app.py::app.scan --path photos   score a folder, here or on the Volume, in many containers
+modal run modal_app.py::app.sweep --data photos  train several settings by several seeds in parallel
+modal run --detach modal_app.py …                and go on there when this command or this machine stops
 modal deploy modal_app.py                        host all of it, with an HTTP API behind proxy auth
 MAI_GPU=H100 modal run …                         on another GPU; H100:2 trains on two of them
 MAI_OPEN_PAGE=1 modal deploy modal_app.py        and a page that is open to everyone
@@ -13,9 +14,11 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,193 +26,299 @@ import modal
 
 import mai_app
 from mai_app import cli
-from mai_app.config import CalibrateConfig, EvaluateConfig, PrepareConfig, SweepConfig, TrainConfig, TwinsConfig
-from mai_app.errors import ImageError, MaiError, SourceError
-from mai_app.remote.costs import Machine
-from mai_app.remote.payload import DATA, PREPARED, RUNS, VOLUME, Payload, error_payload, extract_settings, return_errors
+from mai_app.config import (
+    CalibrateConfig,
+    DemoConfig,
+    EvaluateConfig,
+    PrepareConfig,
+    ServeConfig,
+    Splitting,
+    SweepConfig,
+    TrainConfig,
+    TwinsConfig,
+    prepared_form,
+)
+from mai_app.core.log import named_lines
+from mai_app.errors import ImageError, MaiError, RunError, SourceError
+from mai_app.remote.costs import Machine, choose_gpus
+from mai_app.remote.packages import Needs, locked
+from mai_app.remote.payload import (
+    DATA,
+    DEMO,
+    PREPARED,
+    RUNS,
+    VOLUME,
+    Payload,
+    error_payload,
+    extract_settings,
+    return_errors,
+    unwrap,
+)
 
 MINUTES = 60  # seconds
 HOURS = 60 * MINUTES
 
-GPUS = tuple(os.environ.get("MAI_GPU", "L4,A10,T4").split(","))  # the first that is free
-TRAINER = Machine(cores=8, gib=16, timeout=24 * HOURS, containers=8, gpus=GPUS)
-EVALUATOR = Machine(cores=8, gib=16, timeout=4 * HOURS, gpus=GPUS)
-DECODER = Machine(cores=4, gib=4, timeout=24 * HOURS)
-FETCHER = Machine(cores=2, gib=4, timeout=6 * HOURS, containers=10)
-LEADER = Machine(cores=1, gib=2, timeout=24 * HOURS)  # hands out the work of others
+GPUS = choose_gpus(os.environ.get("MAI_GPU"))  # the first that is free
+ONE_GPU = tuple(gpu.partition(":")[0] for gpu in GPUS)  # only training uses several
+RETRIES = 4  # each attempt carries on from the last save
+TRAINER = Machine(cores=8, gib=16, timeout=24 * HOURS, containers=8, gpus=GPUS, retries=RETRIES)
+TWINNER = Machine(cores=8, gib=16, timeout=24 * HOURS, gpus=ONE_GPU, retries=RETRIES)
+EVALUATOR = Machine(cores=8, gib=16, timeout=4 * HOURS, gpus=ONE_GPU)
+DECODER = Machine(cores=4, gib=4, timeout=24 * HOURS, retries=RETRIES)
+FETCHER = Machine(cores=2, gib=4, timeout=6 * HOURS, containers=10, retries=RETRIES)
+# Leaders hand out the work of others, and wait for days: they are small, and not preempted.
+LEADER = Machine(cores=1 / 8, gib=1, timeout=24 * HOURS, containers=8, retries=RETRIES, preemptible=False)
+PLANNER = Machine(cores=1, gib=2, timeout=24 * HOURS, retries=RETRIES, preemptible=False)
 # No GPU: decoding takes longer than so small a network, and a container without one starts sooner.
-JUDGE = Machine(cores=4, gib=4, timeout=10 * MINUTES, containers=10)
+IDLE = 5 * MINUTES  # that a container of the hosted detector waits for the next call
+JUDGE = Machine(cores=4, gib=4, timeout=10 * MINUTES, containers=10, idle=IDLE)
 SCANNER = Machine(cores=4, gib=4, timeout=30 * MINUTES, containers=20)
 LISTER = Machine(cores=1 / 2, gib=2, timeout=10 * MINUTES, containers=2)
-WEB = Machine(cores=1 / 2, gib=1, timeout=30 * MINUTES, containers=4)
-IDLE = 5 * MINUTES  # that a container of the hosted detector waits for the next call
+WEB = Machine(cores=1 / 2, gib=1, timeout=30 * MINUTES, containers=4, idle=IDLE)
 
+WITHOUT_SAVE = 3  # attempts of one training that end before they save anything: another would, too
 RELOAD_SECONDS = float(os.environ.get("MAI_LIVE_SECONDS", "30"))  # between two checks for new weights
 OPEN_PAGE = os.environ.get("MAI_OPEN_PAGE", "") == "1"
 # Beside this file in a checkout, inside the package where MAI was installed from a wheel.
 _beside = Path(__file__).with_name("requirements.lock")
 LOCK = _beside if _beside.exists() else Path(mai_app.__file__).with_name("requirements.lock")
 
+
+def _image(needs: Needs) -> modal.Image:
+    return (
+        modal.Image.debian_slim(python_version="3.11")
+        .pip_install(*(locked(LOCK, needs) if LOCK.exists() else ()))  # a container has the packages, and no lock
+        .env({name: os.environ[name] for name in ("MAI_LIVE_SECONDS", "MAI_OPEN_PAGE") if name in os.environ})
+        # Logs have no terminal: a line now and then instead of a bar. Times of files on a Volume say nothing.
+        .env({"MAI_PROGRESS_SECONDS": "20", "MAI_IGNORE_FILE_TIMES": "1"})
+        # All files but bytecode: by default the page, the weights and others that end not in .py stay out.
+        .add_local_python_source("mai_app", ignore=["**/__pycache__/**"])
+    )
+
+
 app = modal.App("mai")
 volume = modal.Volume.from_name("mai", create_if_missing=True, version=2)
-image = (
-    modal.Image.debian_slim(python_version="3.11")
-    .pip_install_from_requirements(str(LOCK))
-    .env({name: os.environ[name] for name in ("MAI_LIVE_SECONDS", "MAI_OPEN_PAGE") if name in os.environ})
-    .env({"MAI_PROGRESS_SECONDS": "20"})  # logs have no terminal: print a line now and then instead of a bar
-    # All files of the package but bytecode: by default the page, the weights and others that end not in .py stay out.
-    .add_local_python_source("mai_app", ignore=["**/__pycache__/**"])
-)
+# Calls that were started, by who started them; which call trains a run; attempts that saved nothing.
+state = modal.Dict.from_name("mai-state", create_if_missing=True)
+web_image, data_image, torch_image = _image("web"), _image("data"), _image("torch")
 Mounts = dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount]
 writable: Mounts = {VOLUME: volume}
 readable: Mounts = {VOLUME: volume.with_mount_options(read_only=True)}
-retries = modal.Retries(initial_delay=0.0, max_retries=10)  # each attempt carries on from the last save
+retries = modal.Retries(initial_delay=0.0, max_retries=RETRIES)
 # For private data sets and for mirrors of the Hub; the sources in MAI's own table need neither.
 hub = [modal.Secret.from_dict({name: os.environ[name] for name in ("HF_TOKEN", "HF_ENDPOINT") if name in os.environ})]
 
+with web_image.imports():  # type: ignore[no-untyped-call]
+    from mai_app.inference.known import known_models
+    from mai_app.serve.hosted import create_hosted_app
 
-@app.function(image=image, volumes=writable, **DECODER.modal_kwargs())
-def make_demo_data(name: str, scenes: int, seed: int) -> None:
-    """Make the simulated data set on the Volume, unless it is there."""
+with data_image.imports():  # type: ignore[no-untyped-call]
+    from mai_app.data.clean import older_uploads, remove_unused
+    from mai_app.data.layout import read_layout
+    from mai_app.data.plan import Shard
+    from mai_app.data.prepare import prepare as prepare_images
+    from mai_app.data.prepare import prepare_shard, prepare_sources
+    from mai_app.data.prepared import describe_prepared, is_prepared
+    from mai_app.data.sources import RetryPolicy
     from mai_app.demo.images import make_demo
+    from mai_app.inference.scan import list_files
+    from mai_app.remote.volume import find_data
+    from mai_app.training.sweep import Result, best_epoch, failed, finished
+    from mai_app.training.sweep import sweep as sweep_runs
 
-    make_demo(Path(DATA / name), scenes, seed)
-    volume.commit()
+with torch_image.imports():  # type: ignore[no-untyped-call]
+    import torch
+
+    from mai_app.evaluation.calibrate import calibrate_checkpoint, text_table
+    from mai_app.evaluation.evaluate import evaluate as evaluate_model
+    from mai_app.evaluation.report import text_tables
+    from mai_app.inference.heatmap import heatmap_png
+    from mai_app.inference.reload import LiveDetector
+    from mai_app.training.loop import train as train_model
+    from mai_app.training.twins import make_twins, summary
 
 
-@app.function(image=image, volumes=writable, retries=retries, single_use_containers=True, **DECODER.modal_kwargs())
+# Making data sets
+
+
+@app.function(image=data_image, volumes=writable, retries=retries, **DECODER.modal_kwargs())
 @return_errors
-def prepare_folder(data: str) -> Payload:
-    """Decode a folder of images on the Volume without paying for a GPU meanwhile; returns the number of images."""
-    from mai_app.data.prepare import prepare as prepare_here
+def make_demo_data(name: str, scenes: int, seed: int) -> Payload:
+    """Make the simulated data set on the Volume, unless it is there."""
+    make_demo(Path(DATA / name), scenes, seed)
+    commit()
+    return {}
 
-    prepared = prepare_here(_find_data(data), Path(PREPARED), workers=4)
-    volume.commit()
-    return {"images": len(prepared)}
+
+@app.function(image=data_image, volumes=writable, retries=retries, single_use_containers=True, **DECODER.modal_kwargs())
+@return_errors
+def prepare_folder(data: str, view_size: int = 0) -> Payload:
+    """Decode a folder of images on the Volume without paying for a GPU meanwhile; returns the prepared set's name."""
+    volume.reload()
+    prepared = prepare_images(_find(data), Path(PREPARED), workers=4, form=prepared_form(view_size))
+    commit()
+    return {"set": prepared.folder.name, "images": len(prepared)}
 
 
 @app.function(
-    image=image, volumes=writable, secrets=hub, retries=retries, single_use_containers=True, **LEADER.modal_kwargs()
+    image=data_image,
+    volumes=writable,
+    secrets=hub,
+    retries=retries,
+    single_use_containers=True,
+    **PLANNER.modal_kwargs(),
 )
 @return_errors
 def prepare(settings: dict[str, Any]) -> Payload:
     """Make a prepared set on the Volume, one container per remote file; returns its summary and what is missing."""
-    from mai_app.data.plan import Shard
-    from mai_app.data.prepare import prepare_sources
-    from mai_app.data.prepared import describe_prepared
-
     config = PrepareConfig(prepared=Path(PREPARED), **settings)
 
     def run_elsewhere(shards: list[Shard]) -> Iterator[tuple[Shard, SourceError | None]]:
-        volume.commit()  # the other containers read the plan, and the names of images to leave out
+        commit()  # the other containers read the plan, and the names of images to leave out
         calls = [(shard, config.name, config.seed, config.retry_seconds) for shard in shards]
         for shard, failure in zip(shards, prepare_unit.starmap(calls), strict=True):
             yield shard, SourceError(failure["reason"], failure["whole"]) if failure else None
         volume.reload()
 
     made = prepare_sources(config, run_elsewhere=run_elsewhere)
-    volume.commit()
+    commit()
     return {"set": made.folder.name, "summary": describe_prepared(made), "missing": made.facts["missing"]}
 
 
-@app.function(image=image, volumes=writable, secrets=hub, retries=retries, **FETCHER.modal_kwargs())
+@app.function(image=data_image, volumes=writable, secrets=hub, retries=retries, **FETCHER.modal_kwargs())
 def prepare_unit(shard: Any, name: str, seed: int, retry_seconds: float) -> dict[str, Any] | None:
     """Download one remote file to the container's disk and store its images; returns why it failed, or None."""
-    from mai_app.config import Splitting
-    from mai_app.data.prepare import prepare_shard
-    from mai_app.data.sources import RetryPolicy
-
     volume.reload()
     own_disk = Path(tempfile.gettempdir())
+    if (free := shutil.disk_usage(own_disk).free) < shard.file.size:
+        return {"reason": f"{shard.name}: {shard.file.size:,} bytes to download, {free:,} are free", "whole": False}
     try:
         prepare_shard(shard, Path(PREPARED / name), own_disk, Splitting(seed=seed), RetryPolicy(retry_seconds))
     except SourceError as error:
         return {"reason": str(error), "whole": error.whole}
-    volume.commit()
+    commit()
     return None
 
 
-@app.function(image=image, volumes=writable, retries=retries, single_use_containers=True, **TRAINER.modal_kwargs())
+@app.function(image=data_image, volumes=writable, retries=retries, **DECODER.modal_kwargs())
+@return_errors
+def clean() -> Payload:
+    """Remove the prepared sets that are no longer used; returns what was removed, and the uploads that are outdated."""
+    volume.reload()
+    text = remove_unused(Path(PREPARED))
+    commit()
+    return {"text": text, "uploads": older_uploads(Path(DATA))}
+
+
+@app.function(image=torch_image, volumes=writable, secrets=hub, retries=retries, **TWINNER.modal_kwargs())
+@return_errors
+def twins(data: str, settings: dict[str, Any], out: str) -> Payload:
+    """Make a data set of the Volume with a synthetic twin of each authentic image; returns its summary as text."""
+    volume.reload()
+    config = TwinsConfig(data=_find(data), out=Path(DATA / out), prepared=Path(PREPARED), **settings)
+    made = make_twins(config)
+    commit()
+    return {"text": summary(made, dataclasses.replace(config, out=Path(out)))}
+
+
+# Training
+
+
+@app.function(
+    image=torch_image, volumes=writable, retries=retries, single_use_containers=True, **TRAINER.modal_kwargs()
+)
 @return_errors
 def train(data: str, settings: dict[str, Any]) -> Payload:
     """Train a run on the Volume's set of that name; returns the run's name and its last and best epoch."""
-    import torch
+    run, call = settings["name"], modal.current_function_call_id() or ""
+    _claim(run, call)
+    attempts = state.get(f"attempts/{call}", 0)
+    if attempts >= WITHOUT_SAVE:
+        raise RunError(
+            f"{run}: {attempts} attempts ended before they saved anything, for want of memory perhaps; see the log. A "
+            f"smaller --batch-size takes less; the same command carries on"
+        )
+    state[f"attempts/{call}"] = attempts + 1
 
-    from mai_app.training.loop import train as train_here
-    from mai_app.training.sweep import best_epoch
+    def saved() -> None:
+        state[f"attempts/{call}"] = 0
+        commit()
 
+    volume.reload()
     settings = settings | {"processes": max(torch.cuda.device_count(), settings["processes"])}
-    config = TrainConfig(data=_find_data(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
-    folder = train_here(config, on_save=volume.commit)
-    volume.commit()
+    config = TrainConfig(data=_find(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
+    with named_lines(run):
+        folder = train_model(config, on_save=saved)
+    commit()
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return {"run": folder.name, "last_epoch": last, "best_epoch": best_epoch(folder)}
 
 
-@app.function(image=image, volumes=writable, retries=retries, **LEADER.modal_kwargs())
+@app.function(image=data_image, volumes=writable, retries=retries, **LEADER.modal_kwargs())
 @return_errors
 def run_sweep(data: str, settings: dict[str, Any]) -> Payload:
-    """Train every combination of the settings with every seed, one container per run; returns the results."""
-    from mai_app.training.sweep import Result, failed, finished
-    from mai_app.training.sweep import sweep as sweep_here
-
+    """Decode, and train every combination of the settings with every seed, a container a run; returns the results."""
     config = SweepConfig(data=Path(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
 
     def train_all(runs: list[TrainConfig]) -> Iterator[Result]:
-        calls = [(data, extract_settings(run)) for run in runs]
-        for run, result in zip(runs, train.starmap(calls, return_exceptions=True), strict=True):
-            if isinstance(result, Exception):
-                yield failed(run, f"{type(result).__name__}: {result}")
-            elif "mai_error" in result:
-                yield failed(run, result["mai_error"])
-            else:
-                yield finished(run, result["best_epoch"])
+        calls = [_spawn_once(train, run.name, *_trained_on(data, extract_settings(run))) for run in runs]
+        for run, call in zip(runs, calls, strict=True):
+            try:
+                result = call.get()
+            except Exception as error:  # whatever that container met
+                result = error_payload(MaiError(f"{type(error).__name__}: {error}"))
+            failure = result.get("mai_error")
+            yield failed(run, failure) if failure else finished(run, result["best_epoch"])
 
-    results = sweep_here(config, train_all)
-    volume.commit()
+    results = sweep_runs(config, train_all)
+    commit()
     return {"results": [dataclasses.asdict(result) for result in results]}
 
 
-@app.function(image=image, volumes=writable, **EVALUATOR.modal_kwargs())
+@app.function(image=torch_image, volumes=writable, **EVALUATOR.modal_kwargs())
 @return_errors
 def evaluate(data: str, settings: dict[str, Any]) -> Payload:
     """Evaluate a run on a data set of the Volume; returns the tables as text, and the report's folder there."""
-    from mai_app.evaluation.evaluate import evaluate as evaluate_here
-    from mai_app.evaluation.report import text_tables
-
     volume.reload()
-    config = EvaluateConfig(data=_find_data(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
-    report = evaluate_here(config)
-    volume.commit()
+    config = EvaluateConfig(data=_find(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
+    report = evaluate_model(config)
+    commit()
     return {"text": text_tables(report), "folder": report["folder"].removeprefix(f"{VOLUME}/")}
 
 
-@app.function(image=image, volumes=writable, **EVALUATOR.modal_kwargs())
+@app.function(image=torch_image, volumes=writable, **EVALUATOR.modal_kwargs())
 @return_errors
 def calibrate(data: str, settings: dict[str, Any]) -> Payload:
     """Calibrate a run's scores on a data set's val part; returns a table of the result as text, and the run's name."""
-    from mai_app.evaluation.calibrate import calibrate_checkpoint, text_table
-
     volume.reload()
-    config = CalibrateConfig(data=_find_data(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
+    config = CalibrateConfig(data=_find(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
     path, calibration = calibrate_checkpoint(config)
-    volume.commit()
+    commit()
     return {"text": text_table(calibration), "run": path.parent.name}
 
 
-@app.function(image=image, volumes=writable, secrets=hub, retries=retries, **TRAINER.modal_kwargs())
+@app.function(image=data_image, volumes=readable, retries=retries, **LEADER.modal_kwargs())
 @return_errors
-def twins(data: str, out: str, settings: dict[str, Any]) -> Payload:
-    """Make a data set of the Volume with a synthetic twin of each authentic image; returns its summary as text."""
-    from mai_app.training.twins import make_twins, summary
+def lead(command: str, data: str, settings: dict[str, Any], *more: str) -> Payload:
+    """Decode the data set first, where the command needs that, then do the command: nothing depends on the caller."""
+    volume.reload()
+    work: Any
+    if command == "train":
+        work, arguments = train, _trained_on(data, settings)
+    else:
+        work, arguments = {"evaluate": evaluate, "calibrate": calibrate, "twins": twins}[command], (data, settings)
+        if command == "twins" or not _has_parts(data):
+            _prepared_set(data, 0)
+    result: Payload = _spawn_once(work, command, *arguments, *more).get()
+    return result
 
-    config = TwinsConfig(data=Path(DATA / data), out=Path(DATA / out), prepared=Path(PREPARED), **settings)
-    made = make_twins(config)
-    volume.commit()
-    return {"text": summary(made, dataclasses.replace(config, out=Path(out)))}
+
+# Predicting
 
 
-@app.cls(image=image, volumes=readable, scaledown_window=IDLE, enable_memory_snapshot=True, **JUDGE.modal_kwargs())
+@app.cls(
+    image=torch_image, volumes=readable, scaledown_window=IDLE, enable_memory_snapshot=True, **JUDGE.modal_kwargs()
+)
 class Judge:
     """The hosted detector: one file per call; calls that arrive together become one batch."""
 
@@ -217,8 +326,7 @@ class Judge:
 
     @modal.enter(snap=True)
     def build(self) -> None:
-        """Import what takes seconds and needs no weights: the memory snapshot of new containers holds it."""
-        import mai_app.inference.reload  # noqa: F401
+        """Nothing but the imports, which take seconds: the memory snapshot of new containers holds them."""
 
     @modal.enter(snap=False)
     def load(self) -> None:
@@ -237,21 +345,16 @@ class Judge:
             return [error_payload(error)] * len(files)
 
 
-@app.function(image=image, volumes=readable, scaledown_window=IDLE, **JUDGE.modal_kwargs())
+@app.function(image=torch_image, volumes=readable, scaledown_window=IDLE, **JUDGE.modal_kwargs())
 @return_errors
 def draw_heatmap(name: str, data: bytes, model: str) -> Payload:
     """Draw where in a file the score comes from; returns {"png": bytes}."""
-    from mai_app.inference.heatmap import heatmap_png
-
     return {"png": heatmap_png(_load_detector(model).detector(), name, data)}
 
 
-@app.function(image=image, volumes=readable, **LISTER.modal_kwargs())
+@app.function(image=web_image, volumes=readable, **LISTER.modal_kwargs())
 def list_models() -> list[Payload]:
     """Return the facts of the Volume's runs and of MAI's own models, the default first."""
-    from mai_app.config import ServeConfig
-    from mai_app.inference.reload import known_models
-
     volume.reload()
     try:
         return [dataclasses.asdict(facts) for facts in known_models(ServeConfig(runs=Path(RUNS)))]
@@ -259,13 +362,13 @@ def list_models() -> list[Payload]:
         return [error_payload(error)]
 
 
-@app.function(image=image, **WEB.modal_kwargs())
+@app.function(image=web_image, **WEB.modal_kwargs())
 def predict(files: list[tuple[str, bytes] | ImageError], model: str = "") -> list[Payload]:
     """Score files (names and bytes) with a run of the Volume (default: the last, else MAI's own), in order."""
     return list(_judge_of(model).map(files))
 
 
-@app.function(image=image, scaledown_window=IDLE, **WEB.modal_kwargs())
+@app.function(image=web_image, scaledown_window=IDLE, **WEB.modal_kwargs())
 @modal.concurrent(max_inputs=32)
 @modal.asgi_app(requires_proxy_auth=True)
 def api() -> Any:
@@ -275,7 +378,7 @@ def api() -> Any:
 
 if OPEN_PAGE:
 
-    @app.function(image=image, scaledown_window=IDLE, **WEB.modal_kwargs())
+    @app.function(image=web_image, scaledown_window=IDLE, **WEB.modal_kwargs())
     @modal.concurrent(max_inputs=32)
     @modal.asgi_app()
     def page() -> Any:
@@ -283,7 +386,7 @@ if OPEN_PAGE:
         return _create_web(open_page=True)
 
 
-@app.cls(image=image, volumes=readable, retries=3, **SCANNER.modal_kwargs())
+@app.cls(image=torch_image, volumes=readable, retries=3, **SCANNER.modal_kwargs())
 class Scanner:
     """Scores the chunks of a scan."""
 
@@ -306,20 +409,86 @@ class Scanner:
         return [row | {"path": row["path"].removeprefix(f"{DATA}/")} for row in rows]
 
 
-@app.function(image=image, volumes=readable, **LEADER.modal_kwargs())
+@app.function(image=data_image, volumes=readable, **LISTER.modal_kwargs())
 def list_images(path: str) -> Iterator[list[Any]]:
     """Yield the names of the images in a folder or list below data/ on the Volume, a thousand at a time."""
-    from itertools import islice
-
-    from mai_app.inference.scan import list_files
-
     volume.reload()
     try:
-        names = (n if isinstance(n, ImageError) else n.removeprefix(f"{DATA}/") for n in list_files(str(DATA / path)))
+        found = list_files(str(_find(path)))
+        names = (name if isinstance(name, ImageError) else name.removeprefix(f"{DATA}/") for name in found)
         while part := list(islice(names, 1000)):
             yield part
     except MaiError as error:
         yield [error_payload(error)]
+
+
+# What the functions share
+
+
+def commit() -> None:
+    """Commit the Volume. Where Modal wants to reload it then, that fails while files are open: after the commit."""
+    try:
+        volume.commit()
+    except RuntimeError as error:
+        if "open files" not in str(error):
+            raise
+
+
+def _find(data: str) -> Path:
+    return find_data(data, Path(DATA), Path(PREPARED))
+
+
+def _has_parts(data: str) -> bool:
+    """Whether a data set says itself which of its images are for testing."""
+    folder = _find(data)
+    return is_prepared(folder) or all(record.split for record in read_layout(folder).records)
+
+
+def _prepared_set(data: str, view_size: int) -> str:
+    """The name of the prepared set of a data set; decoded first, unless that is done. Raises MaiError."""
+    call = _spawn_once(prepare_folder, f"prepare {view_size}", data, view_size)
+    return str(unwrap(call.get(), "")["set"])
+
+
+def _trained_on(data: str, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The arguments of `train`: the prepared set, so that no attempt has to look through the folder of images.
+
+    With folds the folder: whole images are scored by what was trained without their sources.
+    """
+    view_size = settings["view_size"] if settings["input"] == "views" else 0
+    prepared = _prepared_set(data, view_size)
+    return (data if settings["folds"] else prepared), settings
+
+
+def _spawn_once(function: Any, name: str, *arguments: Any) -> Any:
+    """Start a remote function, or find the call that this function's interrupted attempt had started."""
+    key = f"started/{modal.current_function_call_id()}/{name}"
+    if started := state.get(key):
+        return modal.FunctionCall.from_id(started)
+    call = function.spawn(*arguments)
+    state[key] = call.object_id
+    return call
+
+
+def _claim(run: str, call: str) -> None:
+    """Note that this call trains the run; raises RunError where another does. Locks do not reach across containers."""
+    key = f"trains/{run}"
+    if state.put(key, call, skip_if_exists=True):
+        return
+    other = state.get(key)
+    if other != call and _is_running(other):
+        raise RunError(f"{run}: is being trained by another command; wait for it, or choose another --name")
+    state[key] = call
+
+
+def _is_running(call: str) -> bool:
+    try:
+        modal.FunctionCall.from_id(call).get(timeout=0)
+    except TimeoutError:
+        return True
+    except Exception:  # it failed, was stopped, or is forgotten
+        return False
+    return False
 
 
 def _judge_of(model: str) -> Any:
@@ -329,67 +498,46 @@ def _judge_of(model: str) -> Any:
 
 @functools.cache  # one per container: draw_heatmap is no class that could hold it
 def _load_detector(model: str) -> Any:
-    from mai_app.inference.reload import LiveDetector
-
     return LiveDetector(model, Path(RUNS), RELOAD_SECONDS, volume.reload)
 
 
-def _find_data(name: str) -> Path:
-    """Path of the Volume's data set of that name: a prepared set, or else a folder of images."""
-    from mai_app.data.prepared import is_prepared
-
-    return Path(PREPARED / name) if is_prepared(Path(PREPARED / name)) else Path(DATA / name)
-
-
 def _create_web(open_page: bool) -> Any:
-    from mai_app.serve.server import create_hosted_app
-
     heatmap, models = draw_heatmap.remote.aio, list_models.remote.aio
     return create_hosted_app(lambda model: _judge_of(model).remote.aio, heatmap, models, open_page)
 
 
-# The rest runs on the caller's machine, where alone modal_client is imported.
-
-
-def run_command(config: Any) -> int:
-    """Run a command of `mai` on Modal (`--on modal`) or in the deployed app (`--on hosted`); returns the exit code.
-
-    Raises MaiError for everything that goes wrong, here or there.
-    """
-    import modal_client
-
-    return modal_client.run_command(config, sys.modules[__name__])
+# Entrypoints, which run on the caller's machine: the same commands as `mai … --on modal`
 
 
 @app.local_entrypoint()
 def main(data: str = "", recipe: str = "traces", name: str = "", epochs: int = 0) -> None:
     """Train: with the demo's settings on simulated images if no data set is named."""
-    import modal_client
-
-    def work() -> int:
-        config = modal_client.training_config(data, recipe, name, epochs)
-        with modal_client.raise_as_mai_error():
-            arguments = modal_client.prepare_training(config, sys.modules[__name__])
-            return modal_client.show_training(train.remote(*arguments))
-
-    sys.exit(cli.run(work))
+    words = [f"--name={name}"]
+    if data:
+        words += [f"--data={data}", f"--recipe={recipe}", *[f"--epochs={epochs}"] * bool(epochs)]
+    else:
+        words += [f"--data={DEMO}", "--recipe=baseline", f"--epochs={epochs or DemoConfig.epochs}"]
+        words += [f"--learning-rate={DemoConfig.learning_rate}"]
+    _run(["train", *words])
 
 
-def scan_files(path: str, out: str = "scan.jsonl", model: str = "") -> None:
+# Under the App's name alone: `modal run modal_app.py` takes the one entrypoint that the file itself names.
+@app.local_entrypoint(name="scan")
+def _scan(path: str, out: str = "scan.jsonl", model: str = "") -> None:
     """Score a folder, or a list of files, in many containers; run again, it carries on where it stopped."""
-    sys.exit(cli.main(["scan", path, f"--out={out}", f"--model={model}", "--on=modal"]))
+    _run(["scan", path, f"--out={out}", f"--model={model}"])
 
 
-def sweep_settings(data: str, vary: str = "", seeds: int = 2, name: str = "sweep", detach: bool = False) -> None:
+@app.local_entrypoint(name="sweep")
+def _sweep(data: str, vary: str = "", seeds: int = 2, name: str = "sweep") -> None:
     """Train several settings by several seeds; --vary "learning-rate=1e-3,3e-4; input=resize,crop"."""
     varied = [f"--vary={part.strip()}" for part in vary.split(";") if part.strip()]
-    words = [f"--data={data}", *varied, f"--seeds={seeds}", f"--name={name}", *["--detach"] * detach]
-    sys.exit(cli.main(["sweep", *words, "--on=modal"]))
+    _run(["sweep", f"--data={data}", *varied, f"--seeds={seeds}", f"--name={name}"])
 
 
-# `modal run modal_app.py` takes the file's one entrypoint and refuses to choose between several. So scan and sweep are
-# entrypoints of Apps of these names, which have nothing else; they run the app above.
-scan = modal.App("mai-scan")
-scan.local_entrypoint()(scan_files)
-sweep = modal.App("mai-sweep")
-sweep.local_entrypoint()(sweep_settings)
+del _scan, _sweep
+
+
+def _run(words: list[str]) -> None:
+    if code := cli.main([*words, "--on=modal"]):  # an exit with 0 would be reported as an exception, too
+        sys.exit(code)

@@ -1,21 +1,20 @@
-"""The caller's side of MAI on Modal: uploads data, states the costs, calls remote functions and shows the results.
-
-modal_app.py hands itself over as `app`: it imports this module, so this module must not import it.
-"""
+"""The caller's side of MAI on Modal: uploads data, states the costs, calls remote functions and shows the results."""
 
 import contextlib
+import io
+import json
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
+from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from types import ModuleType
-from typing import IO, Any, cast
+from typing import IO, Any, Final
 
 import modal
 from modal.exception import AuthError, NotFoundError
 
-from mai_app.cli import command_of, parse, paths_to_judge
+import modal_app
+from mai_app.cli import command_of, paths_to_judge
 from mai_app.config import (
     CalibrateConfig,
     DemoConfig,
@@ -26,25 +25,29 @@ from mai_app.config import (
     SweepConfig,
     TrainConfig,
     TwinsConfig,
-    from_recipe,
+    run_name,
 )
 from mai_app.core.files import write_bytes
-from mai_app.core.log import say
+from mai_app.core.log import bar, say
+from mai_app.data.contents import MARKER, hash_contents, list_contents, upload_name
+from mai_app.data.layout import read_layout
 from mai_app.data.sources import SOURCES
-from mai_app.errors import ImageError, MaiError
-from mai_app.images.find import find_images, walk_images
+from mai_app.errors import ImageError, MaiError, ModelNameError
+from mai_app.images.find import find_images
 from mai_app.inference.prediction import Prediction, prediction_of, show_predictions
 from mai_app.inference.scan import list_files, read_item
 from mai_app.inference.scan import scan as scan_here
 from mai_app.remote.costs import describe_cost
 from mai_app.remote.payload import DEMO, Payload, extract_settings, unwrap
-from mai_app.training.sweep import Result, exit_code, plan, summary
+from mai_app.training.sweep import Result, exit_code, json_path, plan, table
 
 Output = IO[str] | None
 """Where a command's results are written; None: standard output."""
+FILES_AT_ONCE: Final = 500
+"""Files of one part of an upload: what has been sent is there even if the rest is not."""
 
 
-def run_command(config: Any, app: ModuleType) -> int:
+def run_command(config: Any) -> int:
     """Run a command on Modal; `config.on` is "modal", or "hosted" for the deployed app. Returns the exit code.
 
     With `config.detach` work that has started there goes on when this process ends. Raises MaiError for everything
@@ -54,10 +57,13 @@ def run_command(config: Any, app: ModuleType) -> int:
     # Modal shows its progress on standard error, so that standard output is the same as on this machine.
     with raise_as_mai_error(), contextlib.redirect_stdout(sys.stderr), modal.enable_output():
         if config.on == "hosted":
-            return _show_predictions(config, results, hosted_judge(config.model), app)
-        command: Callable[[Any, ModuleType, Output], int] = globals()[command_of(config).on_modal]
-        with app.app.run(detach=getattr(config, "detach", False)):
-            return command(config, app, results)
+            return _show_predictions(config, results, hosted_judge(config.model))
+        _check(config)  # before an image is built
+        command: Callable[[Any, Output], int] = globals()[command_of(config).on_modal]
+        if modal_app.app.app_id:  # `modal run` runs it already
+            return command(config, results)
+        with modal_app.app.run(detach=getattr(config, "detach", False)):
+            return command(config, results)
 
 
 def hosted_judge(model: str = "") -> Any:
@@ -73,118 +79,93 @@ def hosted_judge(model: str = "") -> Any:
         return judge(model=model).judge
 
 
-def prepare(config: PrepareConfig, app: ModuleType, output: Output) -> int:
-    """Make a prepared set on the Volume; exit code 1 if a source is missing."""
-    # A row of the table takes precedence over a folder of its name, as on this machine.
-    rows = {name for source in SOURCES for name in (source.name, source.repository)}
-    if config.list or any(Path(name).is_dir() for name in config.source if name not in rows):
-        raise MaiError("--list and folders are for this machine; bring a folder there by training on it")
-    say(describe_cost("prepare", app.FETCHER))
-    result = unwrap(app.prepare.remote(extract_settings(config)))
+def prepare(config: PrepareConfig, output: Output) -> int:
+    """Make a prepared set on the Volume, or clean up there; exit code 1 if a source is missing."""
+    if config.clean:
+        say(describe_cost("clean", modal_app.DECODER))
+        result = _call(modal_app.clean)
+        print(result["text"], file=output)
+        for name in result["uploads"]:
+            print(f"outdated: {name}; `modal volume rm -r mai data/{name}` removes it", file=output)
+        return 0
+    say(describe_cost("prepare", modal_app.FETCHER))
+    result = _call(modal_app.prepare, extract_settings(config, "clean"))
     print(f"{result['summary']}\nNext: mai train --data {result['set']} --on modal", file=output)
     return 1 if result["missing"] else 0
 
 
-def twins(config: TwinsConfig, app: ModuleType, output: Output) -> int:
+def twins(config: TwinsConfig, output: Output) -> int:
     """Make a data set with synthetic twins on the Volume, under the name of the folder --out."""
-    say(describe_cost("twins", app.TRAINER, containers=1))
-    data = upload_data(config.data, app)
-    result = unwrap(app.twins.remote(data, config.out.name, extract_settings(config, "out")))
-    print(f"{result['text']}, on Modal", file=output)
+    say(describe_cost("twins", modal_app.TWINNER))
+    result = _lead("twins", config.data, extract_settings(config, "out"), config.out.name)
+    print(f"{result['text']} --on modal", file=output)
     return 0
 
 
-def train(config: TrainConfig, app: ModuleType, output: Output) -> int:
+def train(config: TrainConfig, output: Output) -> int:
     """Train a run on the Volume."""
-    return show_training(app.train.remote(*prepare_training(config, app)), output)
-
-
-def training_config(data: str, recipe: str, name: str, epochs: int) -> TrainConfig:
-    """What `modal run modal_app.py` trains: a recipe on a data set, or the demo's settings on simulated images."""
-    if not data:
-        settings = {"epochs": epochs or DemoConfig.epochs, "learning_rate": DemoConfig.learning_rate, "name": name}
-        return from_recipe("baseline", Path(DEMO), **settings)
-    words = [f"--data={data}", f"--recipe={recipe}", f"--name={name}"]
-    return cast("TrainConfig", parse(["train", *words, *([f"--epochs={epochs}"] if epochs else [])]))
-
-
-def prepare_training(config: TrainConfig, app: ModuleType) -> tuple[str, dict[str, Any]]:
-    """Bring a training's data to the Volume and decode it; returns the arguments of the remote train function."""
-    say(describe_cost("train", app.TRAINER, containers=1))
-    data = _upload_decoded(config.data, app)
-    say("training starts; with --detach it goes on when this machine sleeps")
-    return data, extract_settings(config)
-
-
-def show_training(result: Payload, output: Output = None) -> int:
-    """Show what the remote train function returned."""
-    result = unwrap(result)
-    last = result["last_epoch"]
+    say(describe_cost("train", modal_app.TRAINER, containers=1))
+    result = _lead("train", config.data, extract_settings(config) | {"name": run_name(config)})
+    run, best, last = result["run"], result["best_epoch"], result["last_epoch"]
+    if config.folds:  # nothing is held out from the last training: its last epoch is kept
+        best = last
     print(
-        f"done: run {result['run']} on the Volume, epoch {last['epoch']}, val loss {last['val_loss']:.4f}", file=output
+        f"done: run {run} on the Volume; kept: epoch {best['epoch']} of {last['epoch']}, val loss "
+        f"{best['val_loss']:.4f}\nNext: mai evaluate --data {config.data} --model {run} --on modal; "
+        f"modal volume get mai runs/{run} runs/",
+        file=output,
     )
     return 0
 
 
-def sweep(config: SweepConfig, app: ModuleType, output: Output) -> int:
-    """Train several settings by several seeds on the Volume, and show the table."""
-    say(describe_cost("sweep", app.TRAINER, containers=len(plan(config))))
-    result = unwrap(app.run_sweep.remote(_upload_decoded(config.data, app), extract_settings(config)))
-    results = [Result(**row) for row in result["results"]]
-    print(summary(results, config), file=output)
+def sweep(config: SweepConfig, output: Output) -> int:
+    """Train several settings by several seeds on the Volume, show the table, and bring it home."""
+    runs = plan(config)
+    say(describe_cost("sweep", modal_app.TRAINER, containers=len(runs)))
+    data = upload_data(config.data)
+    _say_started()
+    results = [Result(**row) for row in _call(modal_app.run_sweep, data, extract_settings(config))["results"]]
+    here, there = json_path(config), f"runs/{config.name}/sweep.json"
+    write_bytes(here, b"".join(modal_app.volume.read_file(there)))
+    print(f"{table(results)}\n\nresults: {here}; the runs are on the Volume, in runs/", file=output)
     return exit_code(results)
 
 
-def calibrate(config: CalibrateConfig, app: ModuleType, output: Output) -> int:
+def calibrate(config: CalibrateConfig, output: Output) -> int:
     """Calibrate a run of the Volume."""
-    say(describe_cost("calibrate", app.EVALUATOR))
-    result = unwrap(app.calibrate.remote(upload_data(config.data, app), extract_settings(config)))
+    say(describe_cost("calibrate", modal_app.EVALUATOR))
+    result = _lead("calibrate", config.data, extract_settings(config))
     print(f"{result['text']}\n\ncalibrated: run {result['run']} on the Volume", file=output)
     return 0
 
 
-def evaluate(config: EvaluateConfig, app: ModuleType, output: Output) -> int:
+def evaluate(config: EvaluateConfig, output: Output) -> int:
     """Evaluate a run of the Volume, and download the report to --out, or else to the run's folder below --runs."""
-    say(describe_cost("evaluate", app.EVALUATOR))
-    result = unwrap(app.evaluate.remote(upload_data(config.data, app), extract_settings(config, "out")))
+    say(describe_cost("evaluate", modal_app.EVALUATOR))
+    result = _lead("evaluate", config.data, extract_settings(config, "out"))
     there = PurePosixPath(result["folder"])
     here = config.out or config.runs / there.relative_to("runs")
     for name in ("report.json", "report.html"):
-        write_bytes(here / name, b"".join(app.volume.read_file(str(there / name))))
+        write_bytes(here / name, b"".join(modal_app.volume.read_file(str(there / name))))
     print(f"{result['text']}\n\npage: {here / 'report.html'}", file=output)
     return 0
 
 
-def predict(config: PredictConfig, app: ModuleType, output: Output) -> int:
+def predict(config: PredictConfig, output: Output) -> int:
     """Score files of this machine with a run of the Volume."""
-    return _show_predictions(config, output, app.Judge(model=config.model).judge, app)
+    return _show_predictions(config, output, modal_app.Judge(model=config.model).judge)  # type: ignore[call-arg]
 
 
-def _show_predictions(config: PredictConfig, output: Output, judge: Any, app: ModuleType) -> int:
-    if config.heatmap is not None:
-        raise MaiError("--heatmap runs on the local machine only; leave out --on")
-    say(describe_cost("predict", app.JUDGE))
-    # An ImageError goes along too: it becomes the row that reports it.
-    files = (f if isinstance(f, ImageError) else read_item(str(f)) for f in find_images(paths_to_judge(config)))
-
-    def rows() -> Iterator[Prediction]:
-        for row in _map_remote(judge, files):
-            del row["facts"]
-            yield prediction_of(row if config.evidence else row | {"evidence": None})
-
-    return show_predictions(rows(), config.format, output)
-
-
-def scan(config: ScanConfig, app: ModuleType, output: Output) -> int:
+def scan(config: ScanConfig, output: Output) -> int:
     """Score thousands of files, of this machine or of the Volume, into a file of rows here."""
-    say(describe_cost("scan", app.SCANNER))
-    judge = app.Scanner(model=config.model).judge
+    say(describe_cost("scan", modal_app.SCANNER))
+    judge = modal_app.Scanner(model=config.model).judge  # type: ignore[call-arg] # Modal makes its __init__
 
     def judged(chunks: Iterator[Any]) -> Iterator[list[dict[str, Any]] | Exception]:
         yield from _map_remote(judge, chunks, order_outputs=False, return_exceptions=True)
 
     is_here = Path(config.path).exists()
-    names = [] if is_here else [name for part in app.list_images.remote_gen(config.path) for name in part]
+    names = [] if is_here else [name for part in modal_app.list_images.remote_gen(config.path) for name in part]
     for error in [name for name in names if isinstance(name, dict)]:
         unwrap(error)
     counts = scan_here(config, judged, lambda: list_files(config.path) if is_here else names, read=is_here)
@@ -192,34 +173,105 @@ def scan(config: ScanConfig, app: ModuleType, output: Output) -> int:
     return counts.exit_code
 
 
-def upload_data(data: Path, app: ModuleType) -> str:
+def upload_data(data: Path) -> str:
     """Return the name of a data set on the Volume, after uploading a folder that is on this machine.
 
+    The name holds the first digits of a hash of the folder's contents: a folder that has changed is another one there.
     The name of the simulated data set means that one: it is made there.
     """
     if str(data) == DEMO:
-        app.make_demo_data.remote(DEMO, DemoConfig.scenes, DemoConfig.seed)
-    elif data.is_dir():
-        name = data.resolve().name
-        say(f"uploading {data} to data/{name} on the Volume (files that are there already are not sent again)")
-        with app.volume.batch_upload(force=True) as batch:
-            there = PurePosixPath("/data") / name
-            batch.put_directory(data, str(there))
-            # Modal's search does not follow linked folders, MAI's does.
-            is_linked = cache(lambda folder: folder.resolve() != data.resolve() / folder.relative_to(data))
-            for path in walk_images(data):
-                if is_linked(path.parent):
-                    batch.put_file(path, str(there / PurePosixPath(*path.relative_to(data).parts)))
+        _call(modal_app.make_demo_data, DEMO, DemoConfig.scenes, DemoConfig.seed)
+        return DEMO
+    if not data.is_dir():
+        return str(data)
+    files = list_contents(data)
+    contents = hash_contents(data, files)
+    folder = data.resolve().name
+    name = upload_name(folder, contents)
+    there = PurePosixPath("/data", name)
+    if _is_on_volume(there / MARKER):
+        say(f"{data} is on the Volume already, as data/{name}")
         return name
-    return str(data)
-
-
-def _upload_decoded(data: Path, app: ModuleType) -> str:
-    """The same with the images decoded there, so that no GPU waits for it."""
-    say(describe_cost("decoding", app.DECODER))
-    name = upload_data(data, app)
-    unwrap(app.prepare_folder.remote(name))
+    sizes = [(data / file).stat().st_size for file in files]
+    say(f"uploading {data} to data/{name} on the Volume: {len(files)} files, {sum(sizes) / 10**6:,.1f} MB")
+    with bar(total=sum(sizes), desc="uploading", unit="B", unit_scale=True) as progress:
+        for start in range(0, len(files), FILES_AT_ONCE):
+            with modal_app.volume.batch_upload(force=True) as batch:
+                for file in files[start : start + FILES_AT_ONCE]:
+                    batch.put_file(data / file, str(there / folder / file))
+            progress.update(sum(sizes[start : start + FILES_AT_ONCE]))
+    marker = {"contents": contents, "files": len(files), "bytes": sum(sizes), "uploaded": datetime.now(UTC).isoformat()}
+    with modal_app.volume.batch_upload(force=True) as batch:  # last: it says that the upload is complete
+        batch.put_file(io.BytesIO(json.dumps(marker).encode()), str(there / MARKER))
     return name
+
+
+def _is_on_volume(path: PurePosixPath) -> bool:
+    try:
+        return any(True for _ in modal_app.volume.read_file(str(path).removeprefix("/")))
+    except (NotFoundError, FileNotFoundError):
+        return False
+
+
+def _check(config: Any) -> None:
+    """Raise MaiError for what this machine can tell to be wrong."""
+    if isinstance(config, PrepareConfig):
+        # A row of the table takes precedence over a folder of its name, as on this machine.
+        rows = {name for source in SOURCES for name in (source.name, source.repository)}
+        if config.list or any(Path(name).is_dir() for name in config.source if name not in rows):
+            raise MaiError("--list and folders are for this machine; bring a folder there by training on it")
+    if isinstance(config, PredictConfig) and config.heatmap is not None:
+        raise MaiError("--heatmap runs on the local machine only; leave out --on")
+    if isinstance(config, SweepConfig):
+        plan(config)
+    data = getattr(config, "data", None)
+    if data is not None and data.is_dir() and not (data / "prepared.json").is_file():
+        read_layout(data)
+    name = getattr(config, "model", "")
+    if isinstance(config, TrainConfig):
+        name = config.start_from
+    if "/" in name or name.endswith(".safetensors"):
+        raise MaiError(f"{name}: a file or folder of this machine; {_bring(Path(name))}")
+
+
+def _bring(run: Path) -> str:
+    folder = run.parent if run.suffix else run
+    return f"`modal volume put mai {folder} runs/{folder.name}` brings a run there, and --model {folder.name} names it"
+
+
+def _call(function: Any, *arguments: Any) -> Payload:
+    """The result of a remote function, which goes on, and is retried, where this process ends meanwhile."""
+    return unwrap(function.spawn(*arguments).get())
+
+
+def _lead(command: str, data: Path, settings: dict[str, Any], *more: str) -> Payload:
+    """Bring a command's data to the Volume, and do it there; from then on nothing depends on this machine."""
+    name = upload_data(data)
+    say(describe_cost("decoding, where it is not done yet", modal_app.DECODER))
+    _say_started()
+    try:
+        return _call(modal_app.lead, command, name, settings, *more)
+    except ModelNameError as error:
+        run = Path("runs") / settings.get("model", "")
+        raise MaiError(f"{error}; {run} is on this machine: {_bring(run)}" if run.is_dir() else str(error)) from None
+
+
+def _say_started() -> None:
+    say("all that it needs is there; with --detach it goes on when this command or this machine stops")
+
+
+def _show_predictions(config: PredictConfig, output: Output, judge: Any) -> int:
+    say(describe_cost("predict", modal_app.JUDGE))
+    # An ImageError goes along too: it becomes the row that reports it.
+    files = (f if isinstance(f, ImageError) else read_item(str(f)) for f in find_images(paths_to_judge(config)))
+    names: list[str] = []
+
+    def rows() -> Iterator[Prediction]:
+        for row in _map_remote(judge, files):
+            names.append(row.pop("facts")["name"])
+            yield prediction_of(row if config.evidence else row | {"evidence": None})
+
+    return show_predictions(rows(), config.format, lambda: names[-1], output)
 
 
 def _map_remote(function: Any, inputs: Iterator[Any], **options: Any) -> Iterator[Any]:

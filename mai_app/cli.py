@@ -177,12 +177,12 @@ def dispatch(config: Config) -> int:
         return command_of(config).work(config)
     try:
         # By its name: MAI on this machine needs no modal, and this package imports none.
-        modal_app = importlib.import_module("modal_app")
+        modal_client = importlib.import_module("modal_client")
     except ModuleNotFoundError as error:
         raise MaiError(
             f"--on {place} needs {error.name}; install MAI with `pip install .`, or run in its folder"
         ) from None
-    return int(modal_app.run_command(config))
+    return int(modal_client.run_command(config))
 
 
 def command_of(config: Config) -> Command:
@@ -191,12 +191,16 @@ def command_of(config: Config) -> Command:
 
 
 def _prepare(config: PrepareConfig) -> int:
+    from mai_app.data.clean import remove_unused  # noqa: PLC0415
     from mai_app.data.plan import source_table  # noqa: PLC0415
     from mai_app.data.prepare import prepare_sources  # noqa: PLC0415
     from mai_app.data.prepared import describe_prepared  # noqa: PLC0415
 
     if config.list:
         print(source_table())
+        return 0
+    if config.clean:
+        print(remove_unused(config.prepared))
         return 0
     made = prepare_sources(config)
     print(f"{describe_prepared(made)}\nNext: mai audit {made.folder}; mai train --data {made.folder}")
@@ -289,7 +293,7 @@ def _predict(config: PredictConfig) -> int:
         from mai_app.inference.heatmap import predict_with_heatmaps  # noqa: PLC0415
 
         rows = predict_with_heatmaps(detector, files, config.heatmap, config.workers, config.evidence)
-    return show_predictions(rows, config.format)
+    return show_predictions(rows, config.format, lambda: detector.facts.name)
 
 
 def _scan(config: ScanConfig) -> int:

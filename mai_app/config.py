@@ -12,6 +12,8 @@ IMAGE_SIZE = 200
 SPLITS = ("train", "val", "test")
 CLASSES = ("authentic", "synthetic")
 """Class names by label: authentic = 0, synthetic = 1."""
+SIMULATED: Final = "simulated"
+"""Kind of the images of `mai demo`: a model trained on these alone is never the default."""
 
 InputMode = Literal["resize", "crop", "views"]
 Verdict = Literal["authentic", "unsure", "synthetic"]
@@ -207,6 +209,8 @@ class PrepareConfig:
     """Glob pattern of the zip or parquet files of your own Hub data sets. Default: all on the main branch."""
     list: bool = False
     """Show the table of known sources and exit."""
+    clean: bool = False
+    """Remove the sets that folders were prepared as which are gone or have changed since, and exit."""
     name: str = "six"
     """Name of the prepared set, a folder below --prepared."""
     view_size: int = 0
@@ -383,6 +387,11 @@ class TrainConfig:
 def from_recipe(recipe: RecipeName, data: Path, **settings: Any) -> TrainConfig:
     """The settings of a recipe for a data set, with `settings` in the place of the recipe's own."""
     return TrainConfig(**{"data": data, "recipe": recipe, **RECIPES[recipe], **settings})
+
+
+def run_name(config: TrainConfig) -> str:
+    """The name of the run that the settings ask for: --name, or else made of the data set's folder and the network."""
+    return config.name or f"{config.data.resolve().name}-{config.model}-{config.input}"
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ can be called unless the app runs or is deployed.
 import asyncio
 import copy
 import inspect
+import io
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from shutil import copyfile, copytree
 from types import ModuleType
 from typing import Any
 
@@ -27,7 +27,7 @@ PLAIN = (type(None), bool, int, float, str, bytes)
 NAMED = ("RemoteShard", "ImageError")
 
 
-def check(name: str, *args: Any, **kwargs: Any) -> None:
+def check(name: str, /, *args: Any, **kwargs: Any) -> None:
     """Raise TypeError for arguments that the real modal.NAME does not take."""
     signature = inspect.signature(attrgetter(name)(modal))
     signature.bind(*((None,) if "self" in signature.parameters else ()), *args, **kwargs)
@@ -73,18 +73,22 @@ class Function:
         self.remote = Remote(self._one)
         self.lock = threading.Lock()  # a container works on one input, or batch, at a time
 
-    def _one(self, *args: Any) -> Any:
-        return self._batch([args])[0]
+    def _one(self, *args: Any, call: str = "fc-remote") -> Any:
+        return self._batch([args], call)[0]
 
-    def _batch(self, inputs: list[tuple[Any, ...]]) -> list[Any]:
+    def _batch(self, inputs: list[tuple[Any, ...]], call: str = "fc-remote") -> list[Any]:
         """One call, or with batching one call for all inputs."""
         sent = crossing(inputs)
-        with self.world.container(self, sent):
+        with self.world.container(self, sent, call):
             if not self.batch:
                 return [crossing(self.raw(*args)) for args in sent]
             results = self.raw([args[0] for args in sent])
             assert len(results) == len(sent), "a batched function returns as many results as it gets inputs"
             return list(crossing(results))
+
+    def spawn(self, *args: Any) -> "FunctionCall":
+        """Starts in a thread, as if elsewhere: its caller may be gone when it ends."""
+        return FunctionCall(self.world, self, crossing(args))
 
     def remote_gen(self, *args: Any) -> Iterator[Any]:
         sent = crossing(args)
@@ -110,6 +114,37 @@ class Function:
                         raise
                     results.append(error)
             yield from results if order_outputs else reversed(results)
+
+
+class FunctionCall:
+    """A call that was spawned: done at once, its result kept. What it raised comes from `get`."""
+
+    def __init__(self, world: "World", function: Function, args: tuple[Any, ...]) -> None:
+        self.object_id = f"fc-{len(world.spawned)}"
+        world.spawned[self.object_id] = self
+        self.running = True
+        try:
+            self.result = function._one(*args, call=self.object_id)
+        except Exception as error:
+            self.result = error
+        self.running = False
+
+    def get(self, timeout: float | None = None) -> Any:  # noqa: ARG002 - it is done at once
+        if self.running:
+            raise TimeoutError
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+class Dict(dict[str, Any]):
+    """A modal.Dict: what it holds is plain."""
+
+    def put(self, key: str, value: Any, *, skip_if_exists: bool = False) -> bool:
+        if skip_if_exists and key in self:
+            return False
+        self[key] = crossing(value)
+        return True
 
 
 class Parameter:
@@ -184,20 +219,18 @@ class Volume:
 
     @contextmanager
     def batch_upload(self, **options: Any) -> Iterator["Volume"]:
+        """Files are there when the block ends; none of them if it raises."""
         check("Volume.batch_upload", **options)
+        self.staged: list[tuple[bytes, str]] = []
         yield self
+        for data, there in self.staged:
+            self.world.path(there).parent.mkdir(parents=True, exist_ok=True)
+            self.world.path(there).write_bytes(data)
+            self.world.sent.append(there)
         self.world.saved = self.world.tree()
 
-    def put_directory(self, here: Path, there: str) -> None:
-        # As Modal's: linked files are sent, linked folders are not followed.
-        def links(folder: str, names: list[str]) -> list[str]:
-            return [name for name in names if (path := Path(folder, name)).is_symlink() and path.is_dir()]
-
-        copytree(here, self.world.path(there), dirs_exist_ok=True, ignore=links)
-
-    def put_file(self, here: Path, there: str) -> None:
-        self.world.path(there).parent.mkdir(parents=True, exist_ok=True)
-        copyfile(here, self.world.path(there))
+    def put_file(self, here: Path | io.BytesIO, there: str) -> None:
+        self.staged.append((here.read_bytes() if isinstance(here, Path) else here.getvalue(), there))
 
     def read_file(self, path: str) -> Iterator[bytes]:
         data = self.world.path(path).read_bytes()
@@ -220,12 +253,20 @@ class Recorded:
 
         return call
 
+    def imports(self) -> Any:
+        check(f"{self.kind}.imports")
+        return nullcontext()
+
 
 class App:
     """An app: what is registered, and whether it runs."""
 
     def __init__(self, world: "World", name: str) -> None:
         self.world, self.name = world, name
+
+    @property
+    def app_id(self) -> str | None:
+        return "ap-0" if self.world.running else None
 
     def function(self, **settings: Any) -> Callable[[Callable[..., Any]], Function]:
         check("App.function", **settings)
@@ -247,7 +288,12 @@ class App:
 
     def local_entrypoint(self, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         check("App.local_entrypoint", **options)
-        return lambda function: function
+
+        def register(function: Callable[..., Any]) -> Callable[..., Any]:
+            self.world.entrypoints[options.get("name", function.__name__)] = function
+            return function
+
+        return register
 
     @contextmanager
     def run(self, **options: Any) -> Iterator[None]:
@@ -279,7 +325,15 @@ class World:
         """Commits by the name of the function that made them."""
         self.reloads: Counter[str] = Counter()
         """Reloads likewise."""
-        self._stack: list[Function] = []
+        self._stack: list[tuple[Function, str]] = []
+        self.entrypoints: dict[str, Callable[..., Any]] = {}
+        """What `modal run` can run, by name."""
+        self.sent: list[str] = []
+        """Files that were uploaded, in order."""
+        self.spawned: dict[str, FunctionCall] = {}
+        """Calls by their id."""
+        self.state = Dict()
+        """The one modal.Dict."""
         folder.mkdir(parents=True, exist_ok=True)
         self.saved = self.tree()
 
@@ -287,8 +341,8 @@ class World:
         return self.folder / name.removeprefix("/")
 
     def tree(self) -> dict[str, tuple[int, int]]:
-        """Size and time of every file."""
-        found = (path for path in self.folder.rglob("*") if path.is_file())
+        """Size and time of every file but locks, which nobody reads."""
+        found = (path for path in self.folder.rglob("*") if path.is_file() and path.name != ".lock")
         return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
 
     def check_reachable(self) -> None:
@@ -296,28 +350,33 @@ class World:
             raise modal.exception.NotFoundError("App 'mai' not found")
 
     @contextmanager
-    def container(self, function: Function, inputs: list[Any]) -> Iterator[None]:
+    def container(self, function: Function, inputs: list[Any], call: str = "fc-remote") -> Iterator[None]:
         self.check_reachable()
         with function.lock:
             assert self.tree() == self.saved, f"{function.name} does not see what its caller has not committed"
             self.calls += [(function.name, args) for args in inputs]
-            self._stack.append(function)
+            self._stack.append((function, call))
             try:
                 yield
             finally:
-                self._stack.remove(function)
+                self._stack.remove((function, call))
             changed = {name for name, _ in self.tree().items() ^ self.saved.items()}
             assert not changed, f"{function.name} has not committed {sorted(changed)}"
 
     def commit(self) -> None:
-        function = self._stack[-1]
+        function, _ = self._stack[-1]
         assert any(volume.writable for volume in function.settings["volumes"].values()), "the mount is read-only"
         self.commits[function.name] += 1
         self.saved = self.tree()
+        self._check_open_files()  # as where Modal's server asks the client to reload after a commit
 
     def reload(self) -> None:
-        assert self._stack[-1].settings["volumes"], "the function has no Volume"
-        self.reloads[self._stack[-1].name] += 1
+        function, _ = self._stack[-1]
+        assert function.settings["volumes"], "the function has no Volume"
+        self.reloads[function.name] += 1
+        self._check_open_files()
+
+    def _check_open_files(self) -> None:
         # As on Modal, which can't bring a Volume up to date below open files.
         for descriptor in Path("/proc/self/fd").glob("*"):
             try:
@@ -361,6 +420,7 @@ class World:
             print("progress of Modal's own")  # to where standard output then goes, which must not be the results'
             yield
 
+        open_state = named("Dict.from_name", lambda *_, **__: self.state)
         for name in ("enter", "method", "batched", "concurrent", "asgi_app"):
             setattr(fake, name, marking(name))
         open_volume = named("Volume.from_name", lambda *_, **__: Volume(self))
@@ -371,6 +431,9 @@ class World:
             "Image": Recorded("Image"),
             "Secret": Recorded("Secret"),
             "Retries": named("Retries", lambda **options: options),
+            "Dict": type("Dict", (), {"from_name": staticmethod(open_state)}),
+            "FunctionCall": type("FunctionCall", (), {"from_id": staticmethod(self.spawned.__getitem__)}),
+            "current_function_call_id": lambda: self._stack[-1][1],
             "parameter": named("parameter", lambda default=None: Parameter(default)),
             "enable_output": enable_output,
             "Cls": type("Cls", (), {"from_name": staticmethod(from_name)}),

@@ -125,8 +125,9 @@ def test_files_folders_patterns_and_what_is_wrong_come_as_one_table(
     (tmp_path / "empty").mkdir()
     done = mai("predict", "--model", trained_run, "my photos", images[0], "my photos/[[]*.png", "empty", "*.gif", "-")
     lines = done.stdout.splitlines()
-    assert lines[0] == "p_synthetic  verdict    file"
-    rows = [re.fullmatch(r" *([\d.]+|–) {2}(\w+|–) +(\S.*)", line) for line in lines[1:]]
+    assert re.fullmatch(rf"model: {trained_run.name}, version [0-9a-f]{{12}}", lines[0])
+    assert lines[1] == "p_synthetic  verdict    file"
+    rows = [re.fullmatch(r" *([\d.]+|–) {2}(\w+|–) +(\S.*)", line) for line in lines[2:]]
     assert [match and match[3] for match in rows] == [
         "my photos/Größe 写真.png",
         "my photos/[1].png",
@@ -266,7 +267,8 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly(
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "p_synthetic  verdict    file\n", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"model: .+, version [0-9a-f]{12}\n", done.stdout)
 
 
 def test_local_entry_does_what_mai_does(mai: Run, trained_run: Path, images: list[Path], tmp_path: Path) -> None:

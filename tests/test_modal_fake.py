@@ -1,9 +1,11 @@
 """modal_app.py and modal_client.py against an in-process fake of Modal: every command, its results and its settings."""
 
 import contextlib
+import importlib.metadata
 import inspect
 import io
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -11,15 +13,20 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from shutil import copytree
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from huggingface_hub import constants as hub_constants
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from starlette.testclient import TestClient
 
 from mai_app import cli
 from mai_app.config import RUNS, SHIPPED
+from mai_app.remote.packages import EXPORT, TESTS, THERE, TORCH, WEB, Needs, locked
+from tests import fake_modal
 from tests.conftest import write_data_set
 from tests.fake_modal import Function, World, crossing
 from tests.hub import Hub, add_six
@@ -51,6 +58,11 @@ class Cloud:
     def mai(self, words: str) -> Done:
         """Run a command line in this process."""
         return run(lambda: cli.main(words.split()))
+
+    def run(self, entrypoint: str, *args: Any) -> Done:
+        """What `modal run modal_app.py` does with an entrypoint, in this process."""
+        with self.app.app.run():
+            return run(lambda: self.world.entrypoints[entrypoint](*args))
 
     def called(self, since: int = 0) -> list[str]:
         """Names of the remote functions that were called, without repetitions in a row."""
@@ -88,6 +100,7 @@ def fake_cloud(folder: Path, **environment: str) -> Iterator[tuple[World, Module
         import modal_client  # noqa: PLC0415
 
         mount = PurePosixPath(world.folder)
+        patch.setenv("MAI_IGNORE_FILE_TIMES", "1")  # as the images have it
         patch.setattr(modal_app, "VOLUME", mount)
         for name in ("data", "prepared", "runs"):
             patch.setattr(modal_app, name.upper(), mount / name)
@@ -103,17 +116,19 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         cloud = Cloud(world, app, client, data)
         done = cloud.mai(f"train --data {data} --name r {TRAIN} --on modal --detach")
         assert done.code == 0, done.err
-        assert done.out.startswith("done: run r on the Volume, epoch 1, val loss ")
+        assert done.out.startswith("done: run r on the Volume; kept: epoch 1 of 1, val loss ")
         yield cloud
 
 
 def test_a_folder_is_brought_decoded_and_trained_to_the_weights_of_this_machine(cloud: Cloud, tmp_path: Path) -> None:
-    assert cloud.called()[:2] == ["prepare_folder", "train"]
+    assert cloud.called()[:3] == ["lead", "prepare_folder", "train"]
     assert cloud.world.runs[0] == {"detach": True}
     assert cloud.world.commits["prepare_folder"] == 1
     assert cloud.world.commits["train"] >= 2  # at each save, and in the end
-    name, (data, settings) = cloud.world.calls[1]
-    assert (name, data) == ("train", "tiny")
+    (_, (_, upload, _)), _, (_, (data, settings)) = cloud.world.calls[:3]
+    assert upload == next(cloud.world.path("data").iterdir()).name
+    assert upload.startswith("tiny@")
+    assert data == next(cloud.world.path("prepared").iterdir()).name  # not the folder, which it would look through
     assert settings["name"] == "r"
     assert settings["recipe"] == settings["model"] == "baseline"
     assert not set(settings) & STAYS_HERE
@@ -125,48 +140,202 @@ def test_a_folder_is_brought_decoded_and_trained_to_the_weights_of_this_machine(
     assert not RUNS.exists()
 
 
+def test_a_folder_is_sent_and_decoded_once_and_a_changed_one_is_another(cloud: Cloud, tmp_path: Path) -> None:
+    photos = copytree(cloud.data, tmp_path / "photos")
+
+    def prepared_by(words: str) -> str:
+        since = len(cloud.world.calls)
+        done = cloud.mai(f"train --data {photos} {TRAIN} --on modal {words}")
+        assert done.code == 0, done.err
+        return str(next(args[0] for name, args in cloud.world.calls[since:] if name == "train"))
+
+    first = prepared_by("--name once")
+    before = len(cloud.world.sent), len(list(cloud.world.path("prepared").iterdir()))
+    for path in photos.rglob("*"):
+        os.utime(path, (1, 1))
+    assert prepared_by("--name twice") == first
+    assert (len(cloud.world.sent), len(list(cloud.world.path("prepared").iterdir()))) == before
+
+    # A file deleted here is not there; what was trained before keeps its data, and is not trained on the other.
+    next((photos / "train" / "synthetic").rglob("*.png")).unlink()
+    again = cloud.mai(f"train --data {photos} {TRAIN} --on modal --name once --epochs 2")
+    assert again.code == 2
+    assert "was started on other data" in again.err
+    assert prepared_by("--name changed") != first
+
+    # Another folder of the same name, elsewhere on this machine.
+    other = tmp_path / "elsewhere" / "photos"
+    write_data_set(other, train=4, val=4, test=1)
+    done = cloud.mai(f"train --data {other} {TRAIN} --on modal --name other")
+    assert done.code == 0, done.err
+    assert "train: 4 authentic, 4 synthetic" in done.err
+    assert len(list(cloud.world.path("data").glob("photos@*"))) == 3
+
+
+def test_what_is_outdated_there_is_removed_or_named(cloud: Cloud, tmp_path: Path) -> None:
+    photos = write_data_set(tmp_path / "moods", train=4, val=4, test=1)
+    for name in ("one", "two"):
+        assert cloud.mai(f"train --data {photos} {TRAIN} --name {name} --on modal").code == 0
+        next((photos / "test").rglob("*.png")).unlink()
+    done = cloud.mai("prepare --clean --on modal")
+    assert done.code == 0, done.err
+    assert done.out.count("moods was uploaded anew since") == 1
+    outdated = [path.name for path in cloud.world.path("data").glob("moods@*")]
+    assert any(f"outdated: {name}; `modal volume rm -r mai data/{name}` removes it" in done.out for name in outdated)
+    assert cloud.mai("prepare --clean --on modal").out.startswith("0.00 GB freed")
+
+
+def test_an_interrupted_upload_is_not_trained_on(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = write_data_set(tmp_path / "halves", train=4, val=4, test=1)
+    monkeypatch.setattr(cloud.client, "FILES_AT_ONCE", 4)
+    put_file, sent = fake_modal.Volume.put_file, []
+
+    def break_off(self: Any, here: Any, there: str) -> None:
+        sent.append(there)
+        if len(sent) == 10:
+            raise ConnectionResetError("the line is dead")
+        put_file(self, here, there)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fake_modal.Volume, "put_file", break_off)
+        with pytest.raises(ConnectionResetError):
+            cloud.mai(f"train --data {photos} {TRAIN} --name half --on modal")
+    [upload] = [path.name for path in cloud.world.path("data").glob("halves@*")]
+    done = cloud.mai(f"train --data {upload} {TRAIN} --name half --on modal")
+    assert (done.code, "its upload was interrupted" in done.err) == (2, True)
+    assert cloud.mai(f"train --data {photos} {TRAIN} --name whole --on modal").code == 0
+
+
+def test_a_demo_beside_a_real_run_judges_nobodys_photographs(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo = SimpleNamespace(scenes=24, seed=0, epochs=1, learning_rate=3e-4)
+    for module in (cloud.app, cloud.client):
+        monkeypatch.setattr(module, "DemoConfig", demo)
+    monkeypatch.chdir(tmp_path)
+    done = cloud.run("main", "", "", "demo-run")
+    assert done.code is None, done.err
+    picture = next(cloud.data.rglob("*.png"))
+    newest = max(cloud.world.path("runs").glob("*/best.safetensors"), key=lambda path: path.stat().st_mtime)
+    assert newest.parent.name == "demo-run"
+    there = cloud.mai(f"predict {picture} --on modal")
+    assert there.out.startswith("model: ")
+    assert not there.out.startswith("model: demo-run,")
+    assert cloud.mai(f"predict {picture} --model demo-run --on modal").out.startswith("model: demo-run, version ")
+
+
+def test_a_run_that_another_command_trains_is_left_alone(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = fake_modal.FunctionCall(cloud.world, cloud.app.list_models, ())
+    monkeypatch.setattr(other, "running", True)
+    cloud.world.state["trains/busy"] = other.object_id
+    words = f"train --data tiny {TRAIN} --name busy --on modal"
+    done = cloud.mai(words)
+    assert done.code == 2
+    assert "mai: on Modal: busy: is being trained by another command" in done.err
+    monkeypatch.setattr(other, "running", False)
+    assert cloud.mai(words).code == 0
+
+
+def test_a_training_that_never_comes_to_save_is_given_up(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As where the container is killed for want of memory: it is started again, and again.
+    def killed(*_: object, **__: object) -> None:
+        raise OSError("killed")
+
+    monkeypatch.setattr(cloud.app, "train_model", killed)
+    settings = {"name": "large", "processes": 1}
+    with cloud.app.app.run():
+        for _ in range(3):
+            with pytest.raises(OSError, match="killed"):
+                cloud.app.train._one("tiny", settings, call="fc-same")
+        given_up = cloud.app.train._one("tiny", settings, call="fc-same")
+        assert "3 attempts ended before they saved anything" in given_up["mai_error"]
+        with pytest.raises(OSError, match="killed"):  # the same command, by hand
+            cloud.app.train._one("tiny", settings, call="fc-other")
+
+
+def test_an_interrupted_leader_finds_what_it_had_started(cloud: Cloud) -> None:
+    with cloud.app.app.run():
+        settings = {"name": "r", "input": "resize", "folds": 0}
+        started = len(cloud.world.spawned)
+
+        def lead() -> dict[str, Any]:
+            result: dict[str, Any] = cloud.app.lead._one("train", "tiny", settings, call="fc-leader")
+            return result
+
+        first = lead()
+        begun = len(cloud.world.spawned)
+        assert begun == started + 2  # decoding and training
+        assert lead() == first
+        assert len(cloud.world.spawned) == begun
+
+
+def test_what_this_machine_can_tell_is_told_before_anything_is_built(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").touch()
+    monkeypatch.chdir(tmp_path)
+    copytree(cloud.world.path("runs/r"), tmp_path / "runs" / "here")
+    runs = len(cloud.world.runs)
+    for words, said in {
+        "train --data bad": "no image in a class folder",
+        "sweep --data tiny --vary lion=3": "`mai train` has no such setting",
+        "predict a.png --model runs/here": "`modal volume put mai runs/here runs/here` brings a run there",
+        "serve": "mai serve runs on this machine only",
+    }.items():
+        done = cloud.mai(f"{words} --on modal")
+        assert (done.code, said in done.err) == (2, True), done.err
+    assert len(cloud.world.runs) == runs
+    done = cloud.mai("evaluate --data tiny --model here --on modal")
+    assert "runs/here is on this machine: `modal volume put mai runs/here runs/here`" in done.err
+
+
 def test_linked_folders_of_a_data_set_are_brought_too(cloud: Cloud, tmp_path: Path) -> None:
     data = tmp_path / "linked"
     data.mkdir()
     (data / "train").symlink_to(cloud.data / "train", target_is_directory=True)
-    cloud.client.upload_data(data, cloud.app)
-    sent = sorted(path.name for path in cloud.world.path("data/linked/train").rglob("*.*"))
+    name = cloud.client.upload_data(data)
+    sent = sorted(path.name for path in cloud.world.path(f"data/{name}/linked/train").rglob("*.*"))
     assert sent == sorted(path.name for path in (cloud.data / "train").rglob("*.*"))
 
 
 def test_modal_run_with_no_arguments_trains_the_demo_settings(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     demo = SimpleNamespace(scenes=24, seed=0, epochs=1, learning_rate=3e-4)
-    monkeypatch.setattr(cloud.client, "DemoConfig", demo)
+    for module in (cloud.app, cloud.client):
+        monkeypatch.setattr(module, "DemoConfig", demo)
     since = len(cloud.world.calls)
-    with cloud.app.app.run():
-        done = run(cloud.app.main)
-    assert done.code == 0, done.err
-    assert done.out.startswith("done: run simulated-demo-baseline-resize on the Volume, epoch 1, val loss ")
+    done = cloud.run("main")
+    assert done.code is None, done.err  # an exit with 0 would be reported as an exception
+    assert done.out.startswith("done: run simulated-demo-baseline-resize on the Volume; kept: epoch 1 of 1, val loss ")
     assert "train: hires 1 container (L4 or A10 or T4, 8 cores, 16 GiB), 24 h" in done.err
-    assert cloud.called(since) == ["make_demo_data", "prepare_folder", "train"]
+    assert cloud.called(since) == ["make_demo_data", "lead", "prepare_folder", "train"]
     settings = cloud.world.calls[-1][1][1]
     assert (settings["recipe"], settings["optimizer"], settings["degrade"]) == ("baseline", "rmsprop", False)
-    assert cloud.world.commits["make_demo_data"] == 1
+    assert cloud.world.commits["make_demo_data"]
 
 
 def test_modal_run_with_data_trains_a_recipe(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
-    answer = {"run": "tiny-x", "last_epoch": {"epoch": 7, "val_loss": 0.5}, "best_epoch": {}}
+    answer = {
+        "run": "tiny-x",
+        "last_epoch": {"epoch": 7, "val_loss": 20.5},
+        "best_epoch": {"epoch": 3, "val_loss": 0.5},
+    }
 
     def train(*call: Any) -> dict[str, Any]:
         sent.append(call)
         return answer
 
     monkeypatch.setattr(cloud.app.train, "raw", train)
-    with cloud.app.app.run():
-        assert run(lambda: cloud.app.main("tiny", "baseline", "x", 7)).out == (
-            "done: run tiny-x on the Volume, epoch 7, val loss 0.5000\n"
-        )
-        assert run(lambda: cloud.app.main("tiny")).code == 0
-        wrong = run(lambda: cloud.app.main("tiny", recipe="lion"))
+    assert cloud.run("main", "tiny", "baseline", "x", 7).out == (
+        "done: run tiny-x on the Volume; kept: epoch 3 of 7, val loss 0.5000\n"
+        "Next: mai evaluate --data tiny --model tiny-x --on modal; modal volume get mai runs/tiny-x runs/\n"
+    )
+    assert cloud.run("main", "tiny").code is None
+    wrong = cloud.run("main", "tiny", "lion")
     baseline, traces = (settings for _, settings in sent)
     assert (baseline["model"], baseline["name"], baseline["epochs"]) == ("baseline", "x", 7)
-    assert (traces["model"], traces["name"], traces["epochs"]) == ("traces", "", 24)
+    assert (traces["model"], traces["name"], traces["epochs"]) == ("traces", "tiny-traces-crop", 24)
     assert wrong.code == 2
     assert "lion" in wrong.err
 
@@ -231,7 +400,9 @@ def test_calibrate_and_twins_change_the_volume(cloud: Cloud, tmp_path: Path) -> 
     assert cloud.world.commits["calibrate"] == cloud.world.commits["twins"] == 1
 
 
-def test_a_sweep_shows_runs_that_finished_and_why_others_did_not(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_shows_runs_that_finished_and_why_others_did_not(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = cloud.app.train.raw
 
     def failing(data: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -241,21 +412,20 @@ def test_a_sweep_shows_runs_that_finished_and_why_others_did_not(cloud: Cloud, m
         return error if settings["seed"] else train(data, settings)
 
     monkeypatch.setattr(cloud.app.train, "raw", failing)
+    monkeypatch.chdir(tmp_path)  # where no folder is called tiny
     since = len(cloud.world.calls)
-    sweep = cloud.app.sweep_settings
-    done = run(lambda: sweep("tiny", "epochs=1; batch-size=8;crop-size=32; precision=float32", 3, "s", True))
+    done = cloud.run("sweep", "tiny", "epochs=1; batch-size=8;crop-size=32; precision=float32", 3, "s")
     assert done.code == 1, done.err
     name = "s-epochs-1-batch-size-8-crop-size-32-precision-float32"
     assert f"{name}-seed1: no such weights" in done.out
     assert f"{name}-seed2: ValueError: the machine burnt" in done.out
     assert "1 of 3" in done.out
-    assert done.out.endswith("results: runs/s/sweep.json\n")
+    assert done.out.endswith("results: runs/s/sweep.json; the runs are on the Volume, in runs/\n")
     assert "sweep: hires at most 3 containers" in done.err
-    assert cloud.world.runs[-1] == {"detach": True}
-    assert cloud.world.path("runs/s/sweep.json").is_file()
-    assert cloud.called(since) == ["prepare_folder", "run_sweep", "train"]
-    for _, (_, settings) in cloud.world.calls[since + 1 :]:
-        assert not set(settings) & STAYS_HERE
+    assert (tmp_path / "runs/s/sweep.json").read_bytes() == cloud.world.path("runs/s/sweep.json").read_bytes()
+    assert cloud.called(since) == ["run_sweep", "prepare_folder", "train"]
+    for called, (_, settings) in cloud.world.calls[since:]:
+        assert called == "prepare_folder" or not set(settings) & STAYS_HERE
 
 
 def test_a_scan_of_files_here_and_there(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +435,7 @@ def test_a_scan_of_files_here_and_there(cloud: Cloud, tmp_path: Path, monkeypatc
         (tmp_path / "many" / f"{i:02}.png").symlink_to(pictures[i % len(pictures)])
     (tmp_path / "many" / "broken.jpg").write_text("no picture")
     out = tmp_path / "scan.jsonl"
-    done = run(lambda: cloud.app.scan_files(str(tmp_path / "many"), str(out), "r"))
+    done = cloud.run("scan", str(tmp_path / "many"), str(out), "r")
     assert done.code == 1, done.err
     assert done.out.startswith("40 files: ")
     rows = [json.loads(line) for line in out.read_text().splitlines()]
@@ -287,7 +457,8 @@ def test_a_scan_of_files_here_and_there(cloud: Cloud, tmp_path: Path, monkeypatc
     assert chunks
     assert all(isinstance(item, str) for chunk in chunks for item in chunk)
     paths = [json.loads(line)["path"] for line in (tmp_path / "there.jsonl").read_text().splitlines()]
-    assert sorted(paths) == sorted(f"tiny/{path.relative_to(cloud.data)}" for path in pictures)
+    [upload] = [path.name for path in cloud.world.path("data").glob("tiny@*")]
+    assert sorted(paths) == sorted(f"{upload}/tiny/{path.relative_to(cloud.data)}" for path in pictures)
 
 
 def test_prepare_makes_a_set_a_container_a_file(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,61 +589,123 @@ def test_machines_limits_and_mounts_are_what_was_meant(cloud: Cloud) -> None:
         "prepare": (None, 24, 1),
         "prepare_unit": (None, 6, 10),
         "train": (["L4", "A10", "T4"], 24, 8),
-        "run_sweep": (None, 24, 1),
+        "run_sweep": (None, 24, 8),
+        "lead": (None, 24, 8),
+        "clean": (None, 24, 1),
         "evaluate": (["L4", "A10", "T4"], 4, 1),
         "calibrate": (["L4", "A10", "T4"], 4, 1),
-        "twins": (["L4", "A10", "T4"], 24, 8),
+        "twins": (["L4", "A10", "T4"], 24, 1),
         "Judge": (None, 1 / 6, 10),
         "draw_heatmap": (None, 1 / 6, 10),
         "list_models": (None, 1 / 6, 2),
         "predict": (None, 1 / 2, 4),
         "api": (None, 1 / 2, 4),
         "Scanner": (None, 1 / 2, 20),
-        "list_images": (None, 24, 1),
+        "list_images": (None, 1 / 6, 2),
     }
-    carried_on = {
-        name for name, one in found.items() if one.get("retries") == {"initial_delay": 0.0, "max_retries": 10}
-    }
-    assert carried_on == {"prepare_folder", "prepare", "prepare_unit", "train", "run_sweep", "twins"}
+    assert {one["startup_timeout"] for one in found.values()} == {900}
+    carried_on = {name for name, one in found.items() if one.get("retries") == {"initial_delay": 0.0, "max_retries": 4}}
+    making = {"make_demo_data", "prepare_folder", "prepare", "prepare_unit", "clean"}
+    assert carried_on == {*making, "train", "run_sweep", "twins", "lead"}
+    assert {name for name, one in found.items() if one.get("nonpreemptible")} == {"prepare", "run_sweep", "lead"}
     assert {name for name, one in found.items() if one.get("single_use_containers")} == {
         "prepare_folder",
         "prepare",
         "train",
     }
     writing = {name for name, one in found.items() if any(v.writable for v in one.get("volumes", {}).values())}
-    assert writing == {"make_demo_data", "evaluate", "calibrate", *carried_on}
+    assert writing == {"evaluate", "calibrate", *carried_on} - {"lead"}
     for name in writing:
-        assert "volume.commit()" in inspect.getsource(inspect.unwrap(cloud.world.functions[name].raw)), name
+        assert "commit()" in inspect.getsource(inspect.unwrap(cloud.world.functions[name].raw)), name
     assert found["Judge"]["enable_memory_snapshot"]
     assert cloud.world.classes["Judge"].marked["judge"].fake_options == {"max_batch_size": 32, "wait_ms": 50}
     assert cloud.app.api.raw.fake_options == {"max_inputs": 32, "requires_proxy_auth": True}
 
 
 def test_the_image_has_the_lock_and_the_whole_package(cloud: Cloud) -> None:
-    calls = {name: (args, options) for name, args, options in cloud.app.image.calls}
-    assert calls["debian_slim"][1] == {"python_version": "3.11"}
-    assert calls["pip_install_from_requirements"][0] == (str(ROOT / "requirements.lock"),)
-    assert calls["add_local_python_source"] == (("mai_app",), {"ignore": ["**/__pycache__/**"]})
+    installed = {}
+    for needs in get_args(Needs):
+        calls = {name: (args, options) for name, args, options in getattr(cloud.app, f"{needs}_image").calls}
+        assert calls["debian_slim"][1] == {"python_version": "3.11"}
+        assert calls["add_local_python_source"] == (("mai_app",), {"ignore": ["**/__pycache__/**"]})
+        installed[needs] = set(calls["pip_install"][0])
+    assert installed["web"] < installed["data"] < installed["torch"]
+    assert not any(line.startswith(("torch", "nvidia")) for line in installed["data"])
 
 
 def test_every_command_of_the_table_has_its_function(cloud: Cloud) -> None:
     for name, command in cli.COMMANDS.items():
         if command.on_modal:
-            assert list(inspect.signature(getattr(cloud.client, command.on_modal)).parameters) == [
-                "config",
-                "app",
-                "output",
-            ], name
+            taken = inspect.signature(getattr(cloud.client, command.on_modal)).parameters
+            assert list(taken) == ["config", "output"], name
+
+
+HIDE = """
+import sys
+hidden = set(sys.argv[1].split(","))
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in hidden:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hidden())
+"""
+
+
+def without(packages: str, code: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code where these packages can't be imported."""
+    words = [sys.executable, "-c", HIDE + code, packages]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_the_callers_machine_needs_none_of_the_heavy_packages() -> None:
-    code = (
-        "import sys; import modal_client, modal_app;"
-        "heavy = {'torch', 'torchvision', 'pyarrow', 'matplotlib', 'scipy', 'sklearn', 'fastapi'} & set(sys.modules);"
-        "sys.exit(f'imported: {heavy}' if heavy else 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    heavy = "torch,torchvision,timm,pyarrow,matplotlib,scipy,sklearn,fastapi"
+    done = without(heavy, "import modal_client; print(modal_client.modal_app.train)")
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_each_image_has_what_its_functions_import() -> None:
+    # What a container does: the file itself, of whose blocks of imports those count that its image is for.
+    source = (ROOT / "modal_app.py").read_text().split("\n")
+    blocks = {}
+    for needs in get_args(Needs):
+        start = next(i for i, line in enumerate(source) if line.startswith(f"with {needs}_image.imports()")) + 1
+        end = next(i for i, line in enumerate(source[start:], start) if line and not line.startswith(" "))
+        blocks[needs] = "\n".join(line.removeprefix("    ") for line in source[start:end])
+    closures = {needs: closure(needs) for needs in blocks}
+    modules = importlib.metadata.packages_distributions()
+    for needs, block in blocks.items():
+        absent = [name for name, owners in modules.items() if not {normal(owner) for owner in owners} & closures[needs]]
+        done = without(",".join(absent), f"import modal_app\n{block}")
+        assert done.returncode == 0, (needs, done.stderr)
+
+
+def normal(name: str) -> str:
+    return canonicalize_name(name)
+
+
+def closure(needs: Needs) -> set[str]:
+    """The packages of the lock that an image has."""
+    return {normal(Requirement(line).name) for line in locked(ROOT / "requirements.lock", needs)}
+
+
+def test_no_image_lacks_what_its_packages_require() -> None:
+    for needs in get_args(Needs):
+        present = closure(needs)
+        for name in present:
+            try:
+                required = importlib.metadata.requires(name) or []
+            except importlib.metadata.PackageNotFoundError:
+                continue  # for other systems
+            for text in required:
+                requirement = Requirement(text)
+                if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                    assert normal(requirement.name) in present, (needs, name, text)
+    lock = map(Requirement, (ROOT / "requirements.lock").read_text().splitlines())
+    everything = {normal(one.name) for one in lock if one.marker is None or one.marker.evaluate(THERE)}
+    assert everything - closure("torch") == TESTS | EXPORT
+    assert {name for name in closure("torch") - closure("data") if not name.startswith("nvidia-")} == TORCH
+    assert closure("web") == WEB
 
 
 def test_an_installed_wheel_has_what_modal_needs() -> None:

@@ -6,14 +6,27 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from tqdm import tqdm
 
+_prefix: ContextVar[str] = ContextVar("prefix", default="")
+
 
 def say(text: str) -> None:
     """Print a line to standard error, above a progress bar if there is one."""
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(f"{_prefix.get()}{text}", file=sys.stderr)
+
+
+@contextmanager
+def named_lines(name: str) -> Iterator[None]:
+    """Let each line that is said begin with a name: where the logs of several machines are shown together."""
+    before = _prefix.set(f"{name}: ")
+    try:
+        yield
+    finally:
+        _prefix.reset(before)
 
 
 def bar(**how: Any) -> "tqdm[Any]":

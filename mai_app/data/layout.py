@@ -15,6 +15,7 @@ from typing import Final
 
 from mai_app.config import CLASSES
 from mai_app.core.log import say
+from mai_app.data.contents import file_state, known_contents
 from mai_app.data.manifest import SHOWN, Manifest, Row, examples
 from mai_app.errors import DataError, ImageError
 from mai_app.images.find import BY_PROGRAMS, HIDDEN, LEADS_BACK, OTHER_NAME, LeftOut, has_image_name, walk
@@ -141,15 +142,15 @@ class Folder:
 
 
 def listing_hash(root: Path, records: Iterable[Record], settings: str = "") -> str:
-    """SHA-256 of the records, of their files' sizes and times, and of settings: changes when the folder does."""
-    digest = hashlib.sha256(settings.encode())
+    """SHA-256 of the records, of their files' states, and of settings: changes when the folder does.
+
+    A file's state is its size and time; its contents where those are known, or where times say nothing.
+    """
+    contents = known_contents(root)
+    digest = hashlib.sha256(f"{settings}{contents}".encode())
     for record in records:
-        try:
-            status = (root / record.file).stat()
-            facts = [status.st_size, status.st_mtime_ns]
-        except OSError:  # a dangling link; decoding will say so
-            facts = []
-        digest.update(json.dumps([asdict(record), facts]).encode())
+        state = [] if contents else file_state(root / record.file)
+        digest.update(json.dumps([asdict(record), state]).encode())
     return digest.hexdigest()
 
 

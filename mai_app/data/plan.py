@@ -72,6 +72,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     """What a person should know of the set."""
     form: PreparedForm = FORM
+    name: str = ""
+    """Name of the folder that all of it is made from, if there is one."""
 
 
 def choose_sources(config: PrepareConfig) -> list[Source | Folder]:
@@ -162,7 +164,8 @@ def plan_folder(data: Path, form: PreparedForm) -> tuple[str, Plan]:
     layout = read_layout(data)
     listing = listing_hash(data, layout.records, f"{VERSION} {form} {NEAR_DUPLICATE_BITS} {SPLITTING}")
     shards = _folder_shards("", data, layout.records, form)
-    return f"{data.resolve().name}-{listing[:12]}", Plan(tuple(shards), notes=layout.notes, form=form)
+    name = data.resolve().name
+    return f"{name}-{listing[:12]}", Plan(tuple(shards), notes=layout.notes, form=form, name=name)
 
 
 def bytes_needed(shards: list[Shard], jobs: int) -> tuple[int, int]:

@@ -43,7 +43,7 @@ def prepare(data: Path, prepared: Path, workers: int = 2, form: PreparedForm = F
     folder = prepared / name
     with _full_disk_as_error(folder), locked(folder, wait=True):
         if not (folder / "prepared.json").is_file():
-            write_text(folder / "plan.json", json.dumps({"version": VERSION, "folder": str(data)}) + "\n")
+            write_text(folder / "plan.json", json.dumps({"version": VERSION, "folder": str(data.resolve())}) + "\n")
             _make(folder, plan, SPLITTING, 1, workers, RetryPolicy())
     return open_prepared(folder)
 
@@ -73,7 +73,7 @@ def prepare_sources(
             for note in plan.notes:
                 say(note)
             todo = _missing_shards(plan, folder)
-            _check_disk(folder, todo, config.jobs)
+            _check_disk(folder, todo, config.jobs, bool(run_elsewhere))
             if todo or plan.missing or not (folder / "prepared.json").is_file():
                 required = frozenset(config.require)
                 _make(folder, plan, Splitting(seed=config.seed), config.jobs, 2, retry_policy, required, run_elsewhere)
@@ -172,7 +172,7 @@ def _make(
                     pass
         finally:
             shutil.rmtree(downloads, ignore_errors=True)
-    join_shards(folder, plan.missing | dict(sorted(failed.items())), plan.notes, splitting, plan.form)
+    join_shards(folder, plan.missing | dict(sorted(failed.items())), plan.notes, splitting, plan.form, plan.name)
 
 
 def _advance(progress: "tqdm[Any]", stopped: Callable[[], bool]) -> Callable[[int], None]:
@@ -259,8 +259,20 @@ def _remote_items(shard: RemoteShard, path: Path, seed: int, excluded: frozenset
         yield Item(record, ImageError(file, content.reason) if isinstance(content, ImageError) else content)
 
 
-def _check_disk(folder: Path, todo: list[Shard], jobs: int) -> None:
+def _check_disk(folder: Path, todo: list[Shard], jobs: int, shared: bool) -> None:
+    """Say what the missing shards need, and raise DataError where less is free.
+
+    A folder that several machines share need not tell what is free there; each has a disk of its own for downloads.
+    """
     stored, fetched = bytes_needed(todo, jobs)
+    if shared:
+        each = bytes_needed(todo, 1)[1]
+        if todo:
+            say(
+                f"{folder}: needs about {_gb(stored)}; what is free there is not known here. Each machine downloads "
+                f"{_gb(each)} at most to its own disk"
+            )
+        return
     free = shutil.disk_usage(folder).free
     if todo:
         say(f"{folder}: needs about {_gb(stored)} and, on the way, {_gb(fetched)} for downloads; {_gb(free)} are free")

@@ -60,6 +60,11 @@ class PreparedSet:
         return str(self.facts["fingerprint"])
 
     @property
+    def name(self) -> str:
+        """Name of the folder that it was made from; empty for a set of several sources, and one by an older MAI."""
+        return str(self.facts.get("name", ""))
+
+    @property
     def form(self) -> PreparedForm:
         """How large it keeps each image's parts."""
         return PreparedForm(**self.facts.get("form", {}))
@@ -68,6 +73,10 @@ class PreparedSet:
     def sources(self) -> list[str]:
         """Each image's source."""
         return self.table["source"].to_pylist()  # type: ignore[no-any-return]
+
+    def kinds(self, rows: npt.NDArray[np.int64]) -> set[str]:
+        """What these rows' images show or are."""
+        return set(self.table["kind"].take(rows).to_pylist())
 
     def file(self, row: int) -> str:
         """The image's name in the manifest."""

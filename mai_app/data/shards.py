@@ -196,18 +196,26 @@ def _sync(*streams: IO[Any]) -> None:
 
 
 def join_shards(
-    folder: Path, missing: dict[str, str], notes: tuple[str, ...], splitting: Splitting, form: PreparedForm
+    folder: Path,
+    missing: dict[str, str],
+    notes: tuple[str, ...],
+    splitting: Splitting,
+    form: PreparedForm,
+    name: str = "",
 ) -> None:
-    """Group and split what the shards hold, and write the manifest; prepared.json comes last."""
+    """Group and split what the shards hold, and write the manifest; prepared.json comes last.
+
+    `name` is that of the folder that all of it was made from, if there is one.
+    """
     (folder / "prepared.json").unlink(missing_ok=True)
     names = sorted(path.name for path in (folder / "units").glob("[!.]*"))
     tables = []
-    for name in names:
-        table = read_table(folder / "units" / name / "index.csv", COLUMNS)
-        tables.append(table.append_column("unit", pa.array([name] * table.num_rows, pa.string())))
+    for shard in names:
+        table = read_table(folder / "units" / shard / "index.csv", COLUMNS)
+        tables.append(table.append_column("unit", pa.array([shard] * table.num_rows, pa.string())))
     rejected = []
-    for name in names:
-        rejected += (folder / "units" / name / "refused.jsonl").read_text().splitlines(keepends=True)
+    for shard in names:
+        rejected += (folder / "units" / shard / "refused.jsonl").read_text().splitlines(keepends=True)
     write_text(folder / "refused.jsonl", "".join(rejected))
     _report_rejected([json.loads(line) for line in rejected[:10]], len(rejected), folder)
     if not names or not sum(table.num_rows for table in tables):
@@ -222,8 +230,8 @@ def join_shards(
     labels, given = table["label"].to_numpy(), table["given_split"].to_numpy().astype(str)
     splits, excluded = assign_splits(groups, labels, group_keys, given, splitting)
     columns = {"split": splits, "left_out": excluded, "group": groups}
-    for name, values in columns.items():
-        table = table.append_column(name, pa.array(values, pa.string()))
+    for column, values in columns.items():
+        table = table.append_column(column, pa.array(values, pa.string()))
     table = table.select(list(MANIFEST))
     for reason, count in zip(*np.unique(excluded[excluded != ""], return_counts=True), strict=True):
         say(f"left out: {count} images: {reason}")
@@ -232,6 +240,7 @@ def join_shards(
         pyarrow.csv.write_csv(table, stream)
     facts = {
         "version": VERSION,
+        "name": name,
         "images": table.num_rows,
         "left_out": int((excluded != "").sum()),
         "refused": len(rejected),
@@ -239,7 +248,7 @@ def join_shards(
         "notes": notes,
         "seed": splitting.seed,
         "form": asdict(form),
-        "units": {name: (folder / "units" / name / "pixels.u8").stat().st_size for name in names},
+        "units": {shard: (folder / "units" / shard / "pixels.u8").stat().st_size for shard in names},
         "fingerprint": _fingerprint(table),
     }
     write_text(folder / "prepared.json", json.dumps(facts, indent=1) + "\n")

@@ -23,10 +23,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from tqdm import tqdm
 
-from mai_app.config import CLASSES, SPLITS
+from mai_app.config import CLASSES, SIMULATED, SPLITS
 from mai_app.core.files import write_text
+from mai_app.core.log import bar
 from mai_app.demo.scenes import FAMILIES, filter_3x3, halve, insert_zeros, render
 from mai_app.errors import DataError
 
@@ -96,12 +96,12 @@ def make_demo(root: Path, scenes: int, seed: int) -> None:
     for folder in {path.parent for job in jobs for path in (job.camera, job.generator)}:
         folder.mkdir(parents=True)
     with _mapper(len(jobs)) as mapper:
-        pairs = list(tqdm(mapper(_make_pair, jobs), "simulating", len(jobs), unit="scene", disable=None))
+        pairs = list(bar(iterable=mapper(_make_pair, jobs), desc="simulating", total=len(jobs), unit="scene"))
     rows = [("file", "label", "kind", "generator", "source", "pair")]
     for job, (suffix, family) in zip(jobs[:scenes], pairs[:scenes], strict=True):
         for path, label, decoder in zip((job.camera, job.generator), CLASSES, ("", job.decoder), strict=True):
             file = path.relative_to(root).as_posix() + suffix
-            rows.append((file, label, "simulated", decoder, family, path.stem))
+            rows.append((file, label, SIMULATED, decoder, family, path.stem))
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(root / MANIFEST, text.getvalue())

@@ -39,7 +39,7 @@ def demo(config: DemoConfig) -> None:
     report = evaluate(EvaluateConfig(data=data, model=str(run), runs=runs), note=WARNING)
     sys.stdout.write(text_tables(report) + "\n\nFiles kept apart from training, as `mai predict` judges them:\n")
     apart = find_images([str(data / "apart")])
-    for _ in write_rows(load(run).predict(apart), "table", sys.stdout):
+    for _ in write_rows(load(run).predict(apart), "table", sys.stdout, lambda: run.name):
         pass
     sys.stdout.write(
         f"\nreport: {report['folder']}/report.html\nmodel: {run} (mai predict --model {run} FILE …)\n{WARNING}\n"

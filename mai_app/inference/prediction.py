@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import IO, Any, Final, Literal
 
@@ -132,8 +132,13 @@ COLUMNS: Final = tuple(
 """Columns of a CSV file: a Prediction's fields, with three of the image's own."""
 
 
-def write_rows(predictions: Iterable[Prediction], form: Format, stream: IO[str]) -> Iterator[Prediction]:
-    """Write each prediction to the stream and hand it on."""
+def write_rows(
+    predictions: Iterable[Prediction], form: Format, stream: IO[str], model: Callable[[], str]
+) -> Iterator[Prediction]:
+    """Write each prediction to the stream and hand it on.
+
+    `model` gives the name of the model, which a table begins with; it is called once there is a first prediction.
+    """
     if form == "csv":
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -148,7 +153,7 @@ def write_rows(predictions: Iterable[Prediction], form: Format, stream: IO[str])
             stream.write(("," if i else "") + "\n  " + json.dumps(asdict(prediction), ensure_ascii=False))
         else:
             if i == 0:
-                stream.write("p_synthetic  verdict    file\n")
+                stream.write(f"model: {model()}, version {prediction.version}\np_synthetic  verdict    file\n")
             stream.write(_line(prediction))
         stream.flush()
         yield prediction
@@ -156,10 +161,12 @@ def write_rows(predictions: Iterable[Prediction], form: Format, stream: IO[str])
         stream.write("\n]\n")
 
 
-def show_predictions(predictions: Iterable[Prediction], form: Format, stream: IO[str] | None = None) -> int:
+def show_predictions(
+    predictions: Iterable[Prediction], form: Format, model: Callable[[], str], stream: IO[str] | None = None
+) -> int:
     """Print predictions as they come; returns 0 if all files have a score, 1 if some have not, 2 if none has."""
     scored = failed = 0
-    for prediction in write_rows(predictions, form, stream or sys.stdout):
+    for prediction in write_rows(predictions, form, stream or sys.stdout, model):
         scored += prediction.error is None
         failed += prediction.error is not None
     if failed:

@@ -10,9 +10,8 @@ from mai_app.config import ServeConfig
 from mai_app.core.log import say
 from mai_app.errors import CheckpointError, ModelNameError
 from mai_app.inference.detector import Detector, load
-from mai_app.inference.prediction import ModelFacts, model_facts
-from mai_app.models.description import read_description
-from mai_app.models.registry import MODEL_NAME, find_checkpoint, name_of, shipped_models, trained_runs
+from mai_app.inference.known import find_models
+from mai_app.models.registry import find_checkpoint, name_of
 
 MAX_LOADED: Final = 4
 """Models in memory at most, the default included."""
@@ -84,7 +83,7 @@ class DetectorCache:
     def _find(self, name: str) -> LiveDetector:
         if not name:
             return self._default
-        paths = _find_models(self._config)
+        paths = find_models(self._config)
         if name not in paths:
             self._others.pop(name, None)
             raise ModelNameError(f"model {name!r} not found; available models = {list(paths)}")
@@ -97,29 +96,3 @@ class DetectorCache:
         if len(self._others) > MAX_LOADED - 1:
             self._others.popitem(last=False)
         return live
-
-
-def known_models(config: ServeConfig) -> list[ModelFacts]:
-    """Return the facts of every usable model, the default first; reads file headers and loads no weights.
-
-    Raises CheckpointError if there is no default model.
-    """
-    return [facts for path in _find_models(config).values() if (facts := _read_facts(path))]
-
-
-def _find_models(config: ServeConfig) -> dict[str, Path]:
-    """Return checkpoints by name, the default first; only runs and shipped models can be selected by name."""
-    default = find_checkpoint(config.model, config.runs)
-    # A run takes precedence over a shipped model of the same name.
-    others = {**shipped_models(), **trained_runs(config.runs)}
-    named = {name: path for name, path in others.items() if MODEL_NAME.fullmatch(name)}
-    return {name_of(default): default, **{n: path for n, path in named.items() if n != name_of(default)}}
-
-
-def _read_facts(path: Path) -> ModelFacts | None:
-    """Return a checkpoint's facts; None for an unusable file."""
-    try:
-        found = read_description(path)
-    except CheckpointError:
-        return None
-    return model_facts(name_of(path), found.sha256, found.info)

@@ -50,6 +50,8 @@ class CheckpointInfo:
     """The settings that shaped the weights."""
     architecture: Architecture | None = None
     """What a network of views is made of; None for the others."""
+    simulated: bool = False
+    """Whether it was trained on simulated images, as those of `mai demo`: it then says nothing about real ones."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +76,25 @@ def read_description(path: Path) -> Description:
 @lru_cache(maxsize=256)
 def _read_unchanged(path: Path, modified: int, size: int) -> Description:  # noqa: ARG001 - part of the cache's key
     """The description of a file as it was at that time: hashing a large file takes a second."""
+    info = read_info(path)
     try:
         with path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
+    return Description(path, size, sha256, info)
+
+
+def read_info(path: Path) -> CheckpointInfo:
+    """What a checkpoint says about itself, from its header alone; raises CheckpointError, naming the file."""
+    try:
         with safetensors.safe_open(path, "np") as opened:
             document = (opened.metadata() or {}).get("mai")
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
     except (safetensors.SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path}: truncated, or no safetensors file ({error}); copy or train it anew") from None
-    return Description(path, size, sha256, parse_info(path, document))
+    return parse_info(path, document)
 
 
 def info_document(info: CheckpointInfo) -> str:
@@ -109,6 +120,7 @@ def parse_info(path: Path, document: str | None) -> CheckpointInfo:
         facts["calibration"] = Calibration(**fit, tiers=rates)
         if (built := facts.setdefault("architecture", None)) is not None:  # no such key before format 3
             facts["architecture"] = Architecture(**built | {"blocks": tuple(built["blocks"])})
+        facts.setdefault("simulated", False)  # nor this one up to version 0.2
         info = CheckpointInfo(**{f.name: facts[f.name] for f in fields(CheckpointInfo)})
         _check(info)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

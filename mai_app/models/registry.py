@@ -9,7 +9,7 @@ from typing import Final, Literal
 from mai_app.config import SHIPPED
 from mai_app.core.display import show_name, show_percent
 from mai_app.errors import CheckpointError, ModelNameError
-from mai_app.models.description import read_description
+from mai_app.models.description import read_description, read_info
 
 FOLDER: Final = Path(__file__).with_name("weights")
 """The checkpoints that come with the package, NAME.safetensors each."""
@@ -29,6 +29,20 @@ def trained_runs(runs: Path) -> dict[str, Path]:
     return {path.parent.name: path for path in sorted(runs.glob(f"*/{BEST}"), key=lambda p: p.stat().st_mtime)}
 
 
+def default_model(runs: Path) -> Path | None:
+    """The checkpoint that is used where none is named: the run trained last, else the one that config.SHIPPED names.
+
+    A run on simulated images, as `mai demo` trains it, is none: it says nothing about real ones. None: there is none.
+    """
+    for path in reversed(trained_runs(runs).values()):
+        try:
+            if not read_info(path).simulated:
+                return path
+        except CheckpointError:
+            return path  # whoever trained it last is told that it can't be read
+    return shipped_models().get(SHIPPED)
+
+
 def name_of(path: Path) -> str:
     """What a checkpoint is called: by its run's folder, or, for any other file, by itself."""
     return path.absolute().parent.name if path.name == BEST else path.stem
@@ -37,16 +51,12 @@ def name_of(path: Path) -> str:
 def find_checkpoint(name: str, runs: Path) -> Path:
     """The checkpoint that a user means: a file, a run's folder, or else the name of a run or of a shipped model.
 
-    For "" it is the run trained last, or, where there is none, the shipped model that config.SHIPPED names.
-
-    Raises CheckpointError that lists what there is.
+    For "" it is that of `default_model`. Raises CheckpointError that lists what there is.
     """
     trained, shipped = trained_runs(runs), shipped_models()
     if not name:
-        if trained:
-            return list(trained.values())[-1]
-        if SHIPPED in shipped:
-            return shipped[SHIPPED]
+        if default := default_model(runs):
+            return default
         raise CheckpointError(
             f"no trained model in {runs}/; train one with `mai train`, or name a file with --model; "
             f"shipped models = {list(shipped)}"
@@ -97,10 +107,10 @@ def list_models(runs: Path) -> list[ListedModel]:
     A file that can't be read is a row with its error. torch is not needed: the weights are hashed and not loaded.
     """
     trained, shipped = trained_runs(runs), shipped_models()
-    default = list(trained)[-1] if trained else SHIPPED
+    default = default_model(runs)
     # A run goes before a shipped model of its name, which then has none to be asked for by.
-    rows = [_listed(name, "shipped", path, name == default) for name, path in shipped.items() if name not in trained]
-    return rows + [_listed(name, "run", path, name == default) for name, path in trained.items()]
+    rows = [_listed(name, "shipped", path, path == default) for name, path in shipped.items() if name not in trained]
+    return rows + [_listed(name, "run", path, path == default) for name, path in trained.items()]
 
 
 def table(models: Iterable[ListedModel], runs: Path) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import traceback
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any, Final, ParamSpec
@@ -34,17 +35,20 @@ def error_payload(error: MaiError) -> Payload:
     return {"mai_error": str(error), "kind": type(error).__name__, "reason": getattr(error, "reason", "")}
 
 
-def unwrap(result: Payload) -> Payload:
+def unwrap(result: Payload, where: str = "on Modal: ") -> Payload:
     """A remote function's result. Raises ImageError, ModelNameError or MaiError if it is an error's payload."""
     if "mai_error" not in result:
         return result
     if result["kind"] == "ImageError":
         raise ImageError(result["mai_error"].removesuffix(f": {result['reason']}"), result["reason"])
-    raise (ModelNameError if result["kind"] == "ModelNameError" else MaiError)(f"on Modal: {result['mai_error']}")
+    raise (ModelNameError if result["kind"] == "ModelNameError" else MaiError)(f"{where}{result['mai_error']}")
 
 
 def return_errors(function: Callable[P, Payload]) -> Callable[P, Payload]:
-    """The function with each MaiError that it raises returned as `error_payload`."""
+    """The function with what it raises returned as `error_payload`, but for what another attempt may not meet.
+
+    A crash is printed with its traceback, which stays in the container's log.
+    """
 
     @functools.wraps(function)
     def returning(*args: P.args, **kwargs: P.kwargs) -> Payload:
@@ -52,5 +56,17 @@ def return_errors(function: Callable[P, Payload]) -> Callable[P, Payload]:
             return function(*args, **kwargs)
         except MaiError as error:
             return error_payload(error)
+        except Exception as error:
+            if may_pass(error):
+                raise
+            traceback.print_exc()
+            return error_payload(MaiError(f"{type(error).__name__}: {error}"))
 
     return returning
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether another attempt, on another machine, may not meet the error: of disk, network, service or GPU."""
+    is_from_service = type(error).__module__.partition(".")[0] == "modal"
+    says = str(error)
+    return isinstance(error, OSError | EOFError) or is_from_service or "CUDA error" in says or "NCCL" in says

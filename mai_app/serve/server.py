@@ -1,4 +1,4 @@
-"""The page and the HTTP API, served: on this machine with a queue behind them, or hosted with remote functions."""
+"""The page and the HTTP API, served on this machine with a queue behind them."""
 
 import asyncio
 import errno
@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Final
@@ -15,8 +15,8 @@ from typing import Any, Final
 from mai_app.config import SERVE_LIMITS, ServeConfig, ServeLimits
 from mai_app.core.log import say
 from mai_app.errors import MaiError
-from mai_app.inference.reload import DetectorCache, known_models
-from mai_app.remote.payload import Payload, unwrap
+from mai_app.inference.known import known_models
+from mai_app.inference.reload import DetectorCache
 from mai_app.serve.backend import Backend, FileResult, Files
 from mai_app.serve.queue import BATCH, PredictionQueue, Task
 
@@ -25,8 +25,6 @@ LOOPBACK: Final = frozenset(("localhost", "127.0.0.1", "[::1]"))
 SHUTDOWN_SECONDS: Final = 30
 """Seconds that open requests get to finish at shutdown."""
 _HOST_NAME: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-HOSTED_LIMITS: Final = ServeLimits(max_bytes_in_flight=128 * 2**20)
-"""For a container with 1 GiB of memory, in which a request's body may be held twice."""
 
 
 @contextmanager
@@ -164,35 +162,3 @@ def _stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def create_hosted_app(
-    judge_of: Callable[[str], Callable[[tuple[str, bytes]], Awaitable[Payload]]],
-    draw_heatmap: Callable[[str, bytes, str], Awaitable[Payload]],
-    list_models: Callable[[], Awaitable[list[Payload]]],
-    open_page: bool,
-) -> Any:
-    """Return the ASGI app. `judge_of` gives the function that scores one file with the model of that name.
-
-    With `open_page` the page is there too, and only the default model: each model name has containers of its own,
-    which the owner pays for.
-    """
-
-    from mai_app.serve.api import create_app  # noqa: PLC0415 - an extra
-
-    def served(model: str) -> str:
-        return "" if open_page else model
-
-    async def predict(files: Files, model: str) -> list[FileResult]:
-        rows = await asyncio.gather(*map(judge_of(served(model)), files))
-        return [(row, row.pop("facts")) for row in map(unwrap, rows)]
-
-    async def heatmap(name: str, data: bytes, model: str) -> bytes:
-        png: bytes = unwrap(await draw_heatmap(name, data, served(model)))["png"]
-        return png
-
-    async def models() -> list[dict[str, Any]]:
-        known = [unwrap(facts) for facts in await list_models()]
-        return known[:1] if open_page else known
-
-    return create_app(Backend(predict, heatmap, models), open_page, HOSTED_LIMITS)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mai_app import __version__
-from mai_app.config import Preprocessing, TrainConfig, prepared_form
+from mai_app.config import SIMULATED, Preprocessing, TrainConfig, prepared_form, run_name
 from mai_app.core.device import (
     autocast,
     choose_device,
@@ -80,7 +80,7 @@ def train(config: TrainConfig, on_save: Callable[[], None] | None = None) -> Pat
     device = choose_device(config.device)
     check_processes(config.processes, config.batch_size, device)
     precision = choose_precision(config.precision, device)
-    folder = config.runs / (config.name or f"{config.data.resolve().name}-{config.model}-{config.input}")
+    folder = config.runs / run_name(config)
     say(f"run {folder}: {config.model}, {config.input}, on {describe_device(device)} in {precision}")
     if device.type == "cpu":
         say("no accelerator is used: on a CPU a large data set takes hours")
@@ -105,7 +105,7 @@ def train(config: TrainConfig, on_save: Callable[[], None] | None = None) -> Pat
                 scored = train_folds(run, train_run, device)
             train_run(run)
             if config.folds:
-                fit_out_of_source(folder / BEST, scored, config.data.resolve().name)
+                fit_out_of_source(folder / BEST, scored, prepared.name or config.data.resolve().name)
     except BlockingIOError:
         raise RunError(f"{folder}: another process trains it at this moment; choose another --name") from None
     return folder
@@ -248,7 +248,7 @@ def _record_epoch(
         "val_auroc": auroc(logits, labels),
         "learning_rate": learning_rate(config, epoch * steps - 1, config.epochs * steps),
         "seconds": round(seconds, 3),
-        "images_per_second": round(images / seconds, 1),
+        "images_per_second": round(images / seconds, 1) if images else None,  # none where all steps were done before
     }
     # With folds no source is held out from the last training: nothing is left to choose an epoch by.
     better = epoch == config.epochs if config.folds else val_loss < state.best
@@ -259,18 +259,20 @@ def _record_epoch(
             mai_version=__version__,
             preprocessing=run.preprocessing,
             calibration=calibrate(logits, labels),
-            data=config.data.resolve().name,
+            data=run.prepared.name or config.data.resolve().name,
             data_fingerprint=run.prepared.fingerprint,
             epoch=epoch,
             val_loss=val_loss,
             training=settings(config) | {"precision": state.precision},
             architecture=architecture(config),
+            simulated=run.prepared.kinds(run.train_rows) == {SIMULATED},
         )
         save_checkpoint(run.folder / BEST, merged(state.averaged), info)
     append_metrics(run.folder, row)
+    speed = f", {row['images_per_second']:.0f} images/s" if images else ""
     say(
         f"epoch {epoch}/{config.epochs}: train loss {row['train_loss']:.4f}, val loss {val_loss:.4f}, "
-        f"val AUROC {row['val_auroc']:.3f}, {row['images_per_second']:.0f} images/s{', best' if better else ''}"
+        f"val AUROC {row['val_auroc']:.3f}{speed}{', best' if better else ''}"
     )
 
 

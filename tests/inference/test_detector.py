@@ -81,7 +81,7 @@ def row(**changes: Any) -> Prediction:
 
 def written(form: Format, *rows: Prediction) -> str:
     stream = io.StringIO()
-    assert list(write_rows(rows, form, stream)) == list(rows)
+    assert list(write_rows(rows, form, stream, lambda: "m")) == list(rows)
     return stream.getvalue()
 
 
@@ -293,6 +293,7 @@ def test_every_form_writes_what_its_readers_expect() -> None:
     nothing = dict.fromkeys(("p_synthetic", "verdict", "image", "evidence"))
     bad = row(path="b\nc\x1b[31m.jpg", **nothing, error="is empty (0 bytes)")
     assert written("table", good, bad).splitlines() == [
+        "model: m, version 0123456789ab",
         "p_synthetic  verdict    file",
         '      0.250  authentic  Größe, "2".png  (first of 2 frames; small)',
         "             EXIF: names a camera",
@@ -339,4 +340,4 @@ def test_rows_are_written_as_they_come() -> None:
         assert "one.jpg" in stream.getvalue()
         yield row(path="two.jpg")
 
-    assert len(list(write_rows(rows(), "jsonl", stream))) == 2
+    assert len(list(write_rows(rows(), "jsonl", stream, lambda: "m"))) == 2

@@ -10,7 +10,8 @@ import pytest
 from mai_app.config import SHIPPED, ServeConfig
 from mai_app.errors import CheckpointError, ModelNameError
 from mai_app.inference.detector import load
-from mai_app.inference.reload import MAX_LOADED, DetectorCache, LiveDetector, known_models
+from mai_app.inference.known import known_models
+from mai_app.inference.reload import MAX_LOADED, DetectorCache, LiveDetector
 from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
 from mai_app.models.registry import shipped_models
 

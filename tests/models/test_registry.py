@@ -72,6 +72,19 @@ def test_a_run_goes_first(trained_run: Path, weights: Path) -> None:
     assert find_checkpoint(SHIPPED, Path("runs")) == shipped
 
 
+def test_a_run_on_simulated_images_is_used_only_where_it_is_named(trained_run: Path, weights: Path) -> None:
+    shipped, runs = ship(trained_run, weights), Path("runs")
+    checkpoint = load_checkpoint(trained_run / BEST)
+    demo = runs / "demo" / BEST
+    save_checkpoint(demo, checkpoint.network, dataclasses.replace(checkpoint.info, simulated=True))
+    assert find_checkpoint("", runs) == shipped
+    assert find_checkpoint("demo", runs) == demo
+    assert {model.name: model.default for model in list_models(runs)} == {SHIPPED: True, "demo": False}
+    real = copytree(trained_run, runs / "real") / BEST
+    os.utime(real, (1, 1))  # trained before the other
+    assert find_checkpoint("", runs) == real
+
+
 def test_a_package_without_the_folder_ships_nothing(weights: Path) -> None:
     (weights / "README.md").write_text("no model")
     assert list_models(Path("runs")) == []

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import modal.exception
 import pytest
 
 from mai_app.cli import COMMANDS
@@ -49,12 +50,49 @@ def test_an_error_becomes_a_value_and_is_raised_again_as_its_kind(error: MaiErro
         assert str(raised.value) == f"on Modal: {error}"
 
 
-def test_results_and_other_errors_are_left_as_they_are() -> None:
+def test_results_are_left_as_they_are() -> None:
     @return_errors
     def divide(a: int, b: int) -> Payload:
         return {"quotient": a // b}
 
     assert unwrap(divide(6, 2)) == {"quotient": 3}
-    with pytest.raises(ZeroDivisionError):
-        divide(1, 0)
     assert divide.__name__ == "divide"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("no number"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        ZeroDivisionError(),
+        KeyError(1),
+    ],
+)
+def test_a_crash_that_would_come_again_is_no_reason_to_try_again(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @return_errors
+    def crash() -> Payload:
+        raise error
+
+    result = crash()
+    assert result["mai_error"].startswith(f"{type(error).__name__}: ")
+    assert "Traceback" in capsys.readouterr().err  # in the container's log
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(5, "Input/output error"),
+        ConnectionResetError(),
+        RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+        modal.exception.ServiceError("busy"),
+    ],
+)
+def test_what_another_machine_may_not_meet_is_tried_again(error: Exception) -> None:
+    @return_errors
+    def fail() -> Payload:
+        raise error
+
+    with pytest.raises(type(error)):
+        fail()

@@ -446,7 +446,7 @@ def test_saved_and_copied_results_are_what_the_server_said(visit: Open, url: str
     *lines, last = csv.DictReader(io.StringIO(text, newline=""))
     assert last["path"] == "none.jpg"
     stream = io.StringIO()
-    list(write_rows(map(prediction_of, expected), "csv", stream))
+    list(write_rows(map(prediction_of, expected), "csv", stream, lambda: "m"))
     stream.seek(0)
     wanted = list(csv.DictReader(stream))
     assert tuple(lines[0]) == COLUMNS
