@@ -113,13 +113,14 @@ with web_image.imports():  # type: ignore[no-untyped-call]
     from mai_app.serve.hosted import create_hosted_app
 
 with data_image.imports():  # type: ignore[no-untyped-call]
+    from mai_app.data.catalogue import set_name
     from mai_app.data.clean import older_uploads, remove_unused
     from mai_app.data.layout import read_layout
     from mai_app.data.plan import Shard
     from mai_app.data.prepare import prepare as prepare_images
     from mai_app.data.prepare import prepare_shard, prepare_sources
     from mai_app.data.prepared import describe_prepared, is_prepared
-    from mai_app.data.sources import RetryPolicy
+    from mai_app.data.source_row import RetryPolicy
     from mai_app.demo.images import make_demo
     from mai_app.inference.scan import list_files
     from mai_app.remote.volume import find_data
@@ -175,7 +176,7 @@ def prepare(settings: dict[str, Any]) -> Payload:
 
     def run_elsewhere(shards: list[Shard]) -> Iterator[tuple[Shard, SourceError | None]]:
         commit()  # the other containers read the plan, and the names of images to leave out
-        calls = [(shard, config.name, config.seed, config.retry_seconds) for shard in shards]
+        calls = [(shard, set_name(config), config.seed, config.retry_seconds) for shard in shards]
         for shard, failure in zip(shards, prepare_unit.starmap(calls), strict=True):
             yield shard, SourceError(failure["reason"], failure["whole"]) if failure else None
         volume.reload()
@@ -190,8 +191,11 @@ def prepare_unit(shard: Any, name: str, seed: int, retry_seconds: float) -> dict
     """Download one remote file to the container's disk and store its images; returns why it failed, or None."""
     volume.reload()
     own_disk = Path(tempfile.gettempdir())
-    if (free := shutil.disk_usage(own_disk).free) < shard.file.size:
-        return {"reason": f"{shard.name}: {shard.file.size:,} bytes to download, {free:,} are free", "whole": False}
+    if (free := shutil.disk_usage(own_disk).free) < shard.bytes_at_a_time:
+        return {
+            "reason": f"{shard.name}: {shard.bytes_at_a_time:,} bytes to download, {free:,} are free",
+            "whole": False,
+        }
     try:
         prepare_shard(shard, Path(PREPARED / name), own_disk, Splitting(seed=seed), RetryPolicy(retry_seconds))
     except SourceError as error:

@@ -191,13 +191,13 @@ def command_of(config: Config) -> Command:
 
 
 def _prepare(config: PrepareConfig) -> int:
+    from mai_app.data.catalogue import source_table  # noqa: PLC0415
     from mai_app.data.clean import remove_unused  # noqa: PLC0415
-    from mai_app.data.plan import source_table  # noqa: PLC0415
     from mai_app.data.prepare import prepare_sources  # noqa: PLC0415
     from mai_app.data.prepared import describe_prepared  # noqa: PLC0415
 
     if config.list:
-        print(source_table())
+        print(source_table(config))
         return 0
     if config.clean:
         print(remove_unused(config.prepared))

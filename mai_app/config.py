@@ -202,23 +202,34 @@ class PrepareConfig:
     """
 
     source: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A row of --list, owner/name[@revision] on the Hub, or a folder; once for each. Default: all rows."""
+    """A row of --list, owner/name[@revision] on the Hub, or a folder; once for each. Default: the preset's rows."""
+    preset: Literal["six", "modern", "all", "benchmark"] | None = None
+    """Rows of --list, beside those of --source. six: the first MAI's, the default without --source. modern: the
+    generators of 2024 to 2026 and authentic images of many kinds. all: every row to train on. benchmark: for testing
+    only, no training accepts it."""
+    licence: Literal["any", "open"] = "any"
+    """open: of a preset only rows whose licence allows commercial use; where none is stated, it does not."""
     label: tyro.conf.UseAppendAction[tuple[Literal["authentic", "synthetic"], ...]] = ()
     """Label of your own sources: one for all, or one for each. Default: a folder's class folders."""
     files: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Glob pattern of the zip or parquet files of your own Hub data sets. Default: all on the main branch."""
+    """Glob pattern of the zip, parquet, tar or image files of your own Hub data sets. Default: all zip or parquet files
+    on the main branch."""
     list: bool = False
-    """Show the table of known sources and exit."""
+    """Show the table of known sources, or of --preset and --licence, and exit."""
     clean: bool = False
     """Remove the sets that folders were prepared as which are gone or have changed since, and exit."""
-    name: str = "six"
-    """Name of the prepared set, a folder below --prepared."""
+    name: str = ""
+    """Name of the prepared set, a folder below --prepared. Default: the preset's, or six."""
     view_size: int = 0
     """Keep what `mai train --input views` needs for views of this size in pixels, too: 224 for --recipe views."""
     parts: int | None = None
     """Maximum number of remote files per source, drawn by the seed. Default: the row's."""
     cap: int | None = None
     """Maximum number of images per source, drawn by the seed, the same from each of its files. Default: the row's."""
+    cap_per_generator: int | None = None
+    """Maximum number of images per generator and source, drawn likewise. Default: the row's."""
+    fetch_gb: float | None = None
+    """Maximum number of gigabytes fetched per source: files spread evenly over its listing. Default: the row's."""
     require: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Fail if this source is unavailable; once for each, or all."""
     seed: int = 0

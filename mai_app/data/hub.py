@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
-from mai_app.data.sources import RemoteFile, RetryPolicy
+from mai_app.data.source_row import RemoteFile, RetryPolicy
 from mai_app.errors import DataError, SourceError
 
 TRIES: Final = 6

@@ -1,30 +1,35 @@
 """Plan of a prepared set: chosen sources, their files, and the shards to make; stored in plan.json and kept to."""
 
+import hashlib
 import json
-import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Final
 
-from mai_app.config import CLASSES, FORM, NEAR_DUPLICATE_BITS, SPLITTING, PrepareConfig, PreparedForm, prepared_form
+from mai_app.config import FORM, NEAR_DUPLICATE_BITS, SPLITTING, PrepareConfig, PreparedForm, prepared_form
 from mai_app.core.files import describe_changes, write_text
+from mai_app.data.catalogue import OWN_IMAGES, choose_sources, kept_bytes, slug
 from mai_app.data.layout import Folder, Record, listing_hash, read_layout
+from mai_app.data.selection import draw
 from mai_app.data.shards import VERSION, max_image_bytes
-from mai_app.data.sources import SOURCES, RemoteFile, RetryPolicy, Source
+from mai_app.data.source_row import Container, RemoteFile, RetryPolicy, Source
 from mai_app.errors import DataError, SourceError
+from mai_app.images.find import has_image_name
 
 FILES_PER_SHARD: Final = 1000
 """Files of a local folder in one shard."""
-OWN_IMAGES: Final = ("**.zip", "**.parquet")
-"""Files taken of a Hub data set that no row of the table describes."""
-_WORDS: Final = ("licence", "notes", "images")
+FILES_PER_FETCH: Final = 200
+"""Remote files that are images themselves in one shard."""
+_WORDS: Final = ("licence", "notes", "images", "synthetic_images", "generators", "commercial", "traps")
 """Fields of a source that tell people about it, and don't shape the set."""
+_GOLDEN: Final = (5**0.5 - 1) / 2
+"""Steps of this length around a circle are spread evenly at every moment."""
 
 
 @dataclass(frozen=True)
 class RemoteShard:
-    """One remote file, fetched and stored as a shard."""
+    """One remote file, or some that are images themselves, fetched and stored as a shard."""
 
     name: str
     source: Source
@@ -33,11 +38,32 @@ class RemoteShard:
     max_images: int | None
     """Maximum number of images taken of it, drawn by the seed."""
     form: PreparedForm = FORM
+    max_per_generator: int | None = None
+    """Maximum number of synthetic images of one generator taken of it, drawn by the seed."""
+    more: tuple[RemoteFile, ...] = ()
+    """Further files, where each is an image."""
+
+    @property
+    def files(self) -> tuple[RemoteFile, ...]:
+        """All files, in their order."""
+        return (self.file, *self.more)
 
     @property
     def images(self) -> int:
         """Estimated number of images."""
+        if self.source.container == "file":
+            return len(self.files)
         return min(self.max_images or 2**60, max(1, self.file.size // self.source.image_bytes))
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        """Bytes of its files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def bytes_at_a_time(self) -> int:
+        """Bytes of the largest file: one lies on the disk at a time."""
+        return max(file.size for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -74,35 +100,8 @@ class Plan:
     form: PreparedForm = FORM
     name: str = ""
     """Name of the folder that all of it is made from, if there is one."""
-
-
-def choose_sources(config: PrepareConfig) -> list[Source | Folder]:
-    """What the command line names: rows of the table, data sets of the Hub, folders. Raises DataError for others."""
-    rows = {source.name: source for source in SOURCES} | {source.repository: source for source in SOURCES}
-    own = [name for name in config.source if name not in rows]
-    if len(config.label) > 1 and len(config.label) != len(own):
-        raise DataError(
-            f"--label comes {len(config.label)} times for {len(own)} sources of your own: once, or for each"
-        )
-    labels = dict(zip(own, config.label * len(own) if len(config.label) == 1 else config.label, strict=False))
-    chosen: list[Source | Folder] = []
-    for name in config.source or [source.name for source in SOURCES]:
-        label = CLASSES.index(labels[name]) if name in labels else None
-        if name in rows:
-            chosen.append(rows[name])
-        elif Path(name).is_dir():
-            chosen.append(Folder(_slug(Path(name).resolve().name), Path(name), label))
-        elif re.fullmatch(r"[\w.-]+/[\w.-]+(@.+)?", name) and not name.startswith("."):
-            chosen.append(_own_source(name, label, config.files))
-        else:
-            known = ", ".join(source.name for source in SOURCES)
-            raise DataError(f"--source {name}: no folder here, no owner/name of the Hub, not one of {known}")
-    names = [source.name for source in chosen]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"--source: two are called {', '.join(twice)}")
-    if unknown := sorted(set(config.require) - set(names) - {"all"}):
-        raise DataError(f"--require {', '.join(unknown)}: not among the sources ({', '.join(names)})")
-    return [source if isinstance(source, Folder) else _limited(source, config) for source in chosen]
+    test_only: tuple[str, ...] = ()
+    """Names of the sources that are for testing only, those that are missing among them."""
 
 
 def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) -> Plan:
@@ -156,7 +155,8 @@ def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) ->
         raise DataError(f"{folder}: none of the sources can be had: {'; '.join(missing.values())}")
     # What is missing now may have been there before: its shards stay.
     write_text(path, json.dumps(written | {"sources": written["sources"] | planned}, indent=1) + "\n")
-    return Plan(tuple(shards), flags, missing, tuple(notes), form)
+    test_only = sorted(source.name for source in chosen if isinstance(source, Source) and source.use == "testing")
+    return Plan(tuple(shards), flags, missing, tuple(notes), form, test_only=tuple(test_only))
 
 
 def plan_folder(data: Path, form: PreparedForm) -> tuple[str, Plan]:
@@ -171,47 +171,20 @@ def plan_folder(data: Path, form: PreparedForm) -> tuple[str, Plan]:
 def bytes_needed(shards: list[Shard], jobs: int) -> tuple[int, int]:
     """Estimated bytes on the disk: stored in the end, and of downloads at one time."""
     stored = sum(shard.images * max_image_bytes(shard.form) for shard in shards)
-    # A fifth of the files is kept as they are, of val and test.
-    stored += sum(shard.images * shard.source.image_bytes // 5 for shard in shards if isinstance(shard, RemoteShard))
-    sizes = sorted((shard.file.size for shard in shards if isinstance(shard, RemoteShard)), reverse=True)
+    remote = [shard for shard in shards if isinstance(shard, RemoteShard)]
+    stored += sum(kept_bytes(shard.source, shard.images) for shard in remote)
+    sizes = sorted((shard.bytes_at_a_time for shard in remote), reverse=True)
     return stored, sum(sizes[:jobs])
-
-
-def source_table() -> str:
-    """The table of Hub data sets that MAI knows: a few lines a source, with about what it fetches and stores."""
-    lines = []
-    total_fetched = total_stored = 0
-    for source in SOURCES:
-        fetched = source.images * source.image_bytes
-        # A fifth of the files is kept, of val and test.
-        stored = source.images * max_image_bytes(FORM) + fetched // 5
-        total_fetched, total_stored = total_fetched + fetched, total_stored + stored
-        drawn = [
-            f"{source.parts} drawn" if source.parts else "",
-            f"at most {source.cap:,} images" if source.cap else "",
-        ]
-        lines += [
-            f"{source.name:<12}{CLASSES[source.label]:<11}{source.repository} ({source.generator or source.kind})",
-            f"{'':<12}{', '.join([*source.files, *filter(None, drawn)])}",
-            f"{'':<12}about {source.images:,} images, {_gb(fetched)} fetched, {_gb(stored)} stored at most",
-            f"{'':<12}licence: {source.licence}; {source.notes}",
-            "",
-        ]
-    lines.append(
-        f"mai prepare takes them all: about {sum(source.images for source in SOURCES):,} images, {_gb(total_fetched)} "
-        f"fetched, {_gb(total_stored)} stored at most.\n--source, --parts and --cap choose. Mind the licences."
-    )
-    return "\n".join(lines)
 
 
 def _plan_source(folder: Path, source: Source, before: Any, seed: int, retry_policy: RetryPolicy) -> dict[str, Any]:
     row = json.loads(json.dumps(asdict(source), default=sorted))
     row = {name: value for name, value in row.items() if name not in _WORDS}
     if before:
-        _same_as_planned(folder, source.name, before["row"], row)
+        # A plan of an older MAI lacks the fields that came since: it was made as their defaults say.
+        _same_as_planned(folder, source.name, _defaults() | before["row"], row)
         return before  # type: ignore[no-any-return]
-    from mai_app.data.archives import draw  # noqa: PLC0415 - a folder needs neither
-    from mai_app.data.hub import list_files  # noqa: PLC0415
+    from mai_app.data.hub import list_files  # noqa: PLC0415 - a folder needs no Hub
 
     patterns = source.files + ((source.flags.file,) if source.flags else ())
     commit, files = list_files(source.repository, source.revision, patterns, retry_policy)
@@ -222,24 +195,92 @@ def _plan_source(folder: Path, source: Source, before: Any, seed: int, retry_pol
         images = [file for file in images if file.path.endswith(".zip")] or images
     if not images:
         raise SourceError(f"{source.repository}: holds no file named {' or '.join(source.files)}")
-    drawn = draw((file.path for file in images), source.parts, seed)
-    taken = [asdict(file) for file in images if file.path in drawn]
+    taken = [asdict(file) for file in _drawn_files(images, source, seed)]
     return {"row": row, "commit": commit, "files": taken, "flags": asdict(table[0]) if table else None}
+
+
+def _drawn_files(files: list[RemoteFile], source: Source, seed: int) -> list[RemoteFile]:
+    """The files to fetch, in their order: as many as the row says, of no more bytes than it allows."""
+    max_count = source.parts
+    if source.cap is not None and all(_container(file.path) == "file" for file in files):  # each is an image
+        max_count = min(max_count or source.cap, source.cap)
+    if source.max_fetch is None:
+        drawn = draw((file.path for file in files), max_count, seed)
+        return [file for file in files if file.path in drawn]
+    taken: list[RemoteFile] = []
+    for file in _spread(files, seed):
+        if len(taken) == max_count or sum(other.size for other in taken) + file.size > source.max_fetch:
+            break
+        taken.append(file)
+    if not taken:
+        raise SourceError(
+            f"{source.repository}: its files have {files[0].size / 10**9:.1f} GB each, more than may be fetched of "
+            f"it ({source.max_fetch / 10**9:.1f} GB); raise --fetch-gb"
+        )
+    return sorted(taken, key=lambda file: file.path)
+
+
+def _spread(files: list[RemoteFile], seed: int) -> Iterator[RemoteFile]:
+    """The files from a place that the seed draws, in an order whose every beginning is spread evenly over the listing.
+
+    Files are often sorted by class or generator: the first ones, or those of a plain draw, would favour some.
+    """
+    place = int.from_bytes(hashlib.sha256(f"{seed}".encode()).digest()[:6], "big") / 2**48
+    left = dict(enumerate(files))
+    while left:
+        number = int(place * len(files))
+        if number in left:
+            yield left.pop(number)
+        place = (place + _GOLDEN) % 1
+
+
+def _defaults() -> dict[str, Any]:
+    """The fields of a source that have a default, as plan.json holds them."""
+    known = {field.name: field.default for field in fields(Source) if field.default is not MISSING}
+    found: dict[str, Any] = json.loads(json.dumps(known, default=sorted))
+    return {name: value for name, value in found.items() if name not in _WORDS}
+
+
+def _container(path: str) -> Container:
+    """What a remote file is, by its name."""
+    name = path.lower()
+    if name.endswith((".tar", ".tar.gz", ".tgz")):
+        return "tar"
+    if name.endswith(".parquet"):
+        return "parquet"
+    return "file" if has_image_name(name) and not name.endswith(".zip") else "zip"
 
 
 def _remote_shards(source: Source, entry: dict[str, Any], form: PreparedForm) -> Iterator[Any]:
     """A shard a file, and at last that of the table of images to leave out, or None."""
     files = [RemoteFile(**file) for file in entry["files"]]
-    for number, file in enumerate(files):
-        # Even shares; the first files take what is left over. A higher cap takes no less of any file.
-        max_images = source.cap // len(files) + (number < source.cap % len(files)) if source.cap is not None else None
+    for number, (file, *more) in enumerate(_by_shard(files)):
+        of_kind = replace(source, container=_container(file.path))
+        # Of a file that is an image the cap is kept in choosing the files.
+        max_images = None if of_kind.container == "file" else _share(source.cap, number, len(files))
         if max_images == 0:
             continue
-        of_kind = replace(source, container="parquet" if PurePosixPath(file.path).suffix == ".parquet" else "zip")
-        name = f"{source.name}--{number:05}-{_slug(file.path)}"
-        yield RemoteShard(name, of_kind, entry["commit"], file, max_images, form)
+        max_per_generator = _share(source.cap_per_generator, number, len(files))
+        name = f"{source.name}--{number:05}-{slug(file.path)}"
+        yield RemoteShard(name, of_kind, entry["commit"], file, max_images, form, max_per_generator, tuple(more))
     table = entry["flags"]
     yield RemoteShard(source.name, source, entry["commit"], RemoteFile(**table), None) if table else None
+
+
+def _by_shard(files: list[RemoteFile]) -> Iterator[list[RemoteFile]]:
+    """An archive or table alone, images many at a time."""
+    images = [file for file in files if _container(file.path) == "file"]
+    yield from ([file] for file in files if _container(file.path) != "file")
+    for start in range(0, len(images), FILES_PER_FETCH):
+        yield images[start : start + FILES_PER_FETCH]
+
+
+def _share(cap: int | None, number: int, count: int) -> int | None:
+    """What one of so many files gives of a cap: even shares; the first files take what is left over.
+
+    A higher cap takes no less of any file.
+    """
+    return None if cap is None else cap // count + (number < cap % count)
 
 
 def _plan_folder(
@@ -261,29 +302,6 @@ def _folder_shards(prefix: str, root: Path, records: list[Record], form: Prepare
         yield FolderShard(name, root, f"{prefix}/" if prefix else "", part, form)
 
 
-def _own_source(name: str, label: int | None, files: tuple[str, ...]) -> Source:
-    repository, _, revision = name.partition("@")
-    if label is None:
-        raise DataError(f"--source {name}: needs its --label, authentic or synthetic")
-    return Source(
-        name=_slug(repository),
-        repository=repository,
-        label=label,
-        container="zip",
-        files=files or OWN_IMAGES,
-        revision=revision or "main",
-        licence="see its card",
-    )
-
-
-def _limited(source: Source, config: PrepareConfig) -> Source:
-    for flag, value in (("parts", config.parts), ("cap", config.cap)):
-        if value is not None and value < 1:
-            raise DataError(f"--{flag} {value}: must be at least 1")
-    parts = source.parts if config.parts is None else config.parts
-    return replace(source, parts=parts, cap=source.cap if config.cap is None else config.cap)
-
-
 def _same_as_planned(folder: Path, what: str, before: Any, now: Any) -> None:
     if before == now:
         return
@@ -292,12 +310,3 @@ def _same_as_planned(folder: Path, what: str, before: Any, now: Any) -> None:
     else:
         changes = f"{before} → {now}"
     raise DataError(f"{folder}: was planned with another {what} ({changes}); choose another --name")
-
-
-def _slug(text: str) -> str:
-    """A name for a folder: letters, digits, dots and single hyphens."""
-    return re.sub(r"[^\w.]+", "-", text).strip("-.")
-
-
-def _gb(count: int) -> str:
-    return f"{count / 10**9:.1f} GB"

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from mai_app.config import FORM, SPLITTING, PrepareConfig, PreparedForm, Splitti
 from mai_app.core.files import locked, write_text
 from mai_app.core.log import bar, say, stop_signals
 from mai_app.core.parallel import ordered_map
-from mai_app.data.layout import Record
+from mai_app.data.catalogue import set_name
+from mai_app.data.layout import PAIR, Record
 from mai_app.data.plan import FolderShard, Plan, RemoteShard, Shard, bytes_needed, make_plan, plan_folder
 from mai_app.data.prepared import PreparedSet, find_prepared, open_prepared
+from mai_app.data.selection import Quota
 from mai_app.data.shards import VERSION, Item, join_shards, write_shard
-from mai_app.data.sources import RetryPolicy
+from mai_app.data.source_row import RemoteFile, RetryPolicy
 from mai_app.errors import DataError, ImageError, SourceError
 
 
@@ -62,7 +65,7 @@ def prepare_sources(
     what can't be made at all, KeyboardInterrupt for SIGINT or SIGTERM.
     """
     retry_policy = retry_policy or RetryPolicy(config.retry_seconds)
-    folder = config.prepared / config.name
+    folder = config.prepared / set_name(config)
     try:
         # Between machines a lock is of no use, and its open file would keep their folder from being brought up to date.
         lock = nullcontext() if run_elsewhere else locked(folder, wait=False)
@@ -107,10 +110,17 @@ def prepare_shard(
 
     fetched, policy = downloads / shard.name, retry_policy or RetryPolicy()
     try:
-        path = download(shard.source.repository, shard.file, shard.commit, fetched, policy, on_bytes)
         names = _names(shard.source.name, folder)
         excluded = frozenset(names.read_text(encoding="utf-8").splitlines() if names.exists() else ())
-        items = _remote_items(shard, path, splitting.seed, excluded)
+        quota = Quota(splitting.seed, shard.max_images, shard.max_per_generator, excluded)
+
+        def fetch(file: RemoteFile) -> Path:
+            return download(shard.source.repository, file, shard.commit, fetched, policy, on_bytes)
+
+        # An archive is there before anything is stored; of images each is fetched when it is its turn.
+        first = fetch(shard.file)
+        paths = chain([(shard.file, first)], ((file, fetch(file)) for file in shard.more))
+        items = chain.from_iterable(_remote_items(shard, file, path, quota) for file, path in paths)
         write_shard(shard_folder, items, splitting, True, on_image, workers, shard.form)
     finally:
         shutil.rmtree(fetched, ignore_errors=True)
@@ -172,7 +182,9 @@ def _make(
                     pass
         finally:
             shutil.rmtree(downloads, ignore_errors=True)
-    join_shards(folder, plan.missing | dict(sorted(failed.items())), plan.notes, splitting, plan.form, plan.name)
+    join_shards(
+        folder, plan.missing | dict(sorted(failed.items())), plan.notes, splitting, plan.form, plan.name, plan.test_only
+    )
 
 
 def _advance(progress: "tqdm[Any]", stopped: Callable[[], bool]) -> Callable[[int], None]:
@@ -211,7 +223,7 @@ def _shard_folder(shard: Shard, folder: Path) -> Path:
 
 def _bytes_to_fetch(plan: Plan, shards: list[Shard], folder: Path) -> int:
     tables = [table for table in plan.flags.values() if not _names(table.name, folder).exists()]
-    return sum(shard.file.size for shard in (*shards, *tables) if isinstance(shard, RemoteShard))
+    return sum(shard.bytes_to_fetch for shard in (*shards, *tables) if isinstance(shard, RemoteShard))
 
 
 def _source_name(shard: Shard) -> str:
@@ -227,8 +239,8 @@ def _fetch_names(
     table: RemoteShard, folder: Path, downloads: Path, retry_policy: RetryPolicy, on_bytes: Callable[[int], None]
 ) -> None:
     """Store the names of the images that a source's own table excludes; the table is fetched once."""
-    from mai_app.data.archives import read_flags  # noqa: PLC0415
     from mai_app.data.hub import download  # noqa: PLC0415
+    from mai_app.data.tables import read_flags  # noqa: PLC0415
 
     names = _names(table.name, folder)
     if not names.exists() and table.source.flags:
@@ -245,18 +257,24 @@ def _folder_items(shard: FolderShard) -> Iterator[Item]:
         yield Item(replace(record, file=f"{shard.prefix}{record.file}"), shard.root / record.file)
 
 
-def _remote_items(shard: RemoteShard, path: Path, seed: int, excluded: frozenset[str]) -> Iterator[Item]:
+def _remote_items(shard: RemoteShard, file: RemoteFile, path: Path, quota: Quota) -> Iterator[Item]:
+    """The images of one file of a shard; a file that is an image is deleted when it is read."""
     from mai_app.data.archives import read_members  # noqa: PLC0415
 
     source = shard.source
-    for member in read_members(path, source, shard.max_images, seed, excluded):
-        file = f"{source.repository}/{shard.file.path}/{member.name}"
-        # A hash: prompts may be private.
-        hashed = hashlib.sha256(member.group_key.encode()).hexdigest()[:16]
-        group_key = f"{source.tie}:{hashed}" if member.group_key else ""
-        record = Record(file, source.label, "", source.name, source.generator, source.kind, group_key)
-        content = member.content
-        yield Item(record, ImageError(file, content.reason) if isinstance(content, ImageError) else content)
+    for member in read_members(path, source, quota):
+        name = "/".join(filter(None, (source.repository, file.path, member.name)))
+        choice, content = member.choice, member.content
+        # A hash: prompts may be private. Authentic and synthetic images of one prompt were paired on purpose.
+        hashed = hashlib.sha256(choice.group_key.encode()).hexdigest()[:16]
+        pair = PAIR if source.label is None else ""
+        group_key = f"{pair}{source.tie or 'row'}:{hashed}" if choice.group_key else ""
+        split = "test" if source.use == "testing" else ""
+        kind = "" if source.label is None and choice.label else source.kind
+        record = Record(name, choice.label, split, source.name, choice.generator, kind, group_key)
+        yield Item(record, ImageError(name, content.reason) if isinstance(content, ImageError) else content)
+    if source.container == "file":
+        path.unlink(missing_ok=True)
 
 
 def _check_disk(folder: Path, todo: list[Shard], jobs: int, shared: bool) -> None:

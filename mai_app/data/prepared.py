@@ -65,6 +65,19 @@ class PreparedSet:
         return str(self.facts.get("name", ""))
 
     @property
+    def test_only(self) -> list[str]:
+        """Its sources that are for testing only."""
+        return list(self.facts.get("test_only", []))
+
+    def refuse_training(self, what: str) -> None:
+        """Raise DataError, which says what can't be done, if the set holds images that are for testing only."""
+        if self.test_only:
+            raise DataError(
+                f"{self.folder}: holds {', '.join(self.test_only)}, for testing only: {what} on it would make every "
+                f"later figure on it worthless; use another set for that, and this one with mai evaluate"
+            )
+
+    @property
     def form(self) -> PreparedForm:
         """How large it keeps each image's parts."""
         return PreparedForm(**self.facts.get("form", {}))
@@ -192,7 +205,8 @@ def describe_prepared(prepared: PreparedSet) -> str:
     header = "".join(f"{column:>10}" for column in ("train", "val", "test", "left out", "refused"))
     lines = [f"{'source':<40}{'label':<10}{header}"]
     for label, source in names:
-        cells = [counts[source, label, split] for split in ("train", "val", "test", "")] + [rejected[source]]
+        # Which class a rejected image was of is not known: a mixed source's stand in its first row.
+        cells = [counts[source, label, split] for split in ("train", "val", "test", "")] + [rejected.pop(source, 0)]
         shown = source if len(source) < 40 else f"{source[:38]}…"
         lines.append(f"{shown:<40}{CLASSES[label]:<10}" + "".join(f"{cell:>10,}" for cell in cells))
     if len(sizes) > MAX_SOURCES_SHOWN:
@@ -203,6 +217,7 @@ def describe_prepared(prepared: PreparedSet) -> str:
         )
     size = sum(prepared.facts["units"].values())
     lines.append(f"{table.num_rows:,} images in {size / 10**9:.2f} GB, {size / table.num_rows / 1000:.0f} kB an image")
+    lines += [f"for testing only: {', '.join(prepared.test_only)}"] if prepared.test_only else []
     lines += [f"note: {note}" for note in prepared.facts["notes"]]
     lines += [f"missing: {reason}" for reason in prepared.facts["missing"].values()]
     return "\n".join(lines)

@@ -100,7 +100,7 @@ def write_shard(
 ) -> None:
     """Decode and store the items, in their order, as the folder, which appears when all of it is on the disk.
 
-    With keep_originals the files of images that the seed draws into val or test are kept, too. `on_image` is
+    With keep_originals the files of images that are in test, or drawn into it or val, are kept, too. `on_image` is
     called after each item; what it, or the items, raise leaves nothing behind, OSError for a full disk included.
     """
 
@@ -161,7 +161,8 @@ def _decode(
         scaled = random_window(small, form.window, np.random.default_rng(seeds))
     whole = central_square(image.pixels, form.whole) if form.whole else image.pixels[:0, :0]
     stretched = resize(image.pixels, IMAGE_SIZE)
-    original = data if keep_originals and held_out_alone(sha256, splitting) else b""
+    held_out = record.split == "test" or held_out_alone(sha256, splitting)
+    original = data if keep_originals and held_out else b""
     row = {
         "file": file,
         "label": record.label,
@@ -202,10 +203,12 @@ def join_shards(
     splitting: Splitting,
     form: PreparedForm,
     name: str = "",
+    test_only: tuple[str, ...] = (),
 ) -> None:
     """Group and split what the shards hold, and write the manifest; prepared.json comes last.
 
-    `name` is that of the folder that all of it was made from, if there is one.
+    `name` is that of the folder that all of it was made from, if there is one; `test_only` are the sources whose
+    images no training may see.
     """
     (folder / "prepared.json").unlink(missing_ok=True)
     names = sorted(path.name for path in (folder / "units").glob("[!.]*"))
@@ -250,6 +253,7 @@ def join_shards(
         "form": asdict(form),
         "units": {shard: (folder / "units" / shard / "pixels.u8").stat().st_size for shard in names},
         "fingerprint": _fingerprint(table),
+        **({"test_only": test_only} if test_only else {}),
     }
     write_text(folder / "prepared.json", json.dumps(facts, indent=1) + "\n")
 

@@ -1,92 +1,30 @@
-"""Table of the Hub data sets that MAI trains on: one row each, no logic. Adding a source is adding a row."""
+"""Table of the Hub data sets that MAI knows: one row each, no logic. Adding a source is adding a row."""
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
+
+from mai_app.data.source_row import Flags, ImageColumn, LabelFile, Labels, Source, Without
 
 GB: Final = 10**9
+MB: Final = 10**6
 NOT_SAFE: Final = frozenset(
     ("nsfw", "explicit", "questionable", "nude", "completely nude", "nipples", "pussy", "penis", "sex", "topless")
 )
 """Tags, of the Danbooru kind, of images that are left out."""
 NOT_AUTHENTIC: Final = frozenset(("ai-generated", "ai generated", "ai-assisted", "ai assisted", "stable diffusion"))
 """Tags of images that can't be taken for authentic."""
+REAL_OR_FAKE: Final = Labels("label", authentic=("real",), synthetic=("fake",))
+REAL_IS_0: Final = Labels("label", authentic=("0",), synthetic=("1",))
+SCOPE: Final = Labels(
+    "scope",
+    authentic=("real", "authentic"),
+    synthetic=("full_synthetic", "fully_synthetic", "full", "synthetic"),
+    left_out=("tampered", "partial", "partially_tampered"),
+)
+"""So-Fake's column of text; its other columns count tampered images as fake."""
+NOISE: Final = Without("model", ("tiny_random_sana",))
+"""A model of OpenFake whose images are noise."""
 
-
-@dataclass(frozen=True)
-class Flags:
-    """A table, beside the images, that says which of them to leave out."""
-
-    file: str
-    """Parquet file of the repository."""
-    name: str
-    """Column with the image's name."""
-    score: str
-    """Column with a number."""
-    most: float  # plan.json has this field by its name
-    """Images whose number is higher are left out."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """One data set: where it lies, what is taken of it, and what its images are."""
-
-    name: str
-    repository: str
-    """owner/name on the Hub."""
-    label: int
-    """0 authentic, 1 synthetic."""
-    container: Literal["zip", "parquet"]
-    files: tuple[str, ...]
-    """Patterns of the remote files; each works on its own folder, so that nothing else is listed."""
-    kind: str = ""
-    """What the authentic images are."""
-    generator: str = ""
-    """What made the synthetic images."""
-    revision: str = "main"
-    """Branch, tag or commit; what it stood for when the set was planned is recorded in plan.json, and kept to."""
-    parts: int | None = None
-    """Remote files taken, drawn by the seed; None: all."""
-    cap: int | None = None
-    """Maximum number of images, drawn by the seed; None: all."""
-    column: str = "image"
-    """parquet: column of the images."""
-    tie: str = ""  # plan.json has this field by its name
-    """Group key: of the JSON beside the images (zip), or a column (parquet); equal values make one group."""
-    flags: Flags | None = None
-    """Table of images to leave out."""
-    without_tags: frozenset[str] = frozenset()
-    """Images with one of these tags, in the text file of the same name, are left out."""
-    images: int = 0
-    """How many images that gives, about, for the table; 0: not known."""
-    image_bytes: int = 100_000
-    """Size of an image's file, about, for the estimate of images and disk."""
-    licence: str = ""
-    """As the data set's card states it."""
-    notes: str = ""
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """One file of a repository, as its listing names it."""
-
-    path: str
-    size: int
-    sha256: str | None
-    """Of the content, where the Hub knows it: of every large file."""
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How long a request that fails is tried again."""
-
-    first_pause: float = 2.0
-    """Seconds; doubles from one try to the next, unless the server names the time itself."""
-    sleep: Callable[[float], None] = time.sleep
-
-
-SOURCES: Final = (
+SIX: Final = (
     Source(
         name="diffusiondb",
         repository="poloclub/diffusiondb",
@@ -101,6 +39,7 @@ SOURCES: Final = (
         images=50_000,
         image_bytes=600_000,
         licence="CC0-1.0",
+        commercial=True,
         notes="2,000 parts of 1,000 PNG; the first MAI took 50,000 images",
     ),
     Source(
@@ -126,6 +65,7 @@ SOURCES: Final = (
         images=6_417,
         image_bytes=33_000,
         licence="CC BY 4.0",
+        commercial=True,
         notes="6,417 images, stretched to 416×416",
     ),
     Source(
@@ -152,6 +92,7 @@ SOURCES: Final = (
         images=5_102,
         image_bytes=325_000,
         licence="openrail (the uploader's tag)",
+        commercial=True,
         notes="5,102 portrait film posters",
     ),
     Source(
@@ -165,6 +106,402 @@ SOURCES: Final = (
         images=12_813,
         image_bytes=113_000,
         licence="apache-2.0 (the uploader's tag)",
+        commercial=True,
         notes="12,813 covers, 256×256",
     ),
 )
+"""The first MAI's six data sets."""
+
+MODERN: Final = (
+    Source(
+        name="openfake",
+        repository="ComplexDataLab/OpenFake",
+        label=None,
+        container="parquet",
+        files=("core/train-*.parquet",),
+        kind="photo",
+        labels=REAL_OR_FAKE,
+        generator_column="model",
+        generators="some 80, to 2026, commercial ones among them",
+        tie="prompt",
+        without=(NOISE,),
+        cap_per_generator=1500,
+        max_fetch=70 * GB,
+        images=48_000,
+        synthetic_images=24_000,
+        image_bytes=1_400_000,
+        licence="CC BY-NC 4.0",
+        commercial=False,
+        notes="13 of 608 files of 5.4 GB; authentic images from LAION and Pexels",
+        traps="tiny-random-sana is noise, and left out; the prompts of four other models are not those of their images",
+    ),
+    Source(
+        name="community-forensics",
+        repository="OwensLab/CommunityForensics-Small",
+        label=None,
+        container="parquet",
+        files=("data/*.parquet",),
+        column="image_data",
+        labels=REAL_IS_0,
+        generator_column="model_name",
+        generators="about 4,780, open ones",
+        without=(Without("nsfw_flag", ("1", "true")),),
+        cap_per_generator=200,
+        max_fetch=24 * GB,
+        images=48_000,
+        synthetic_images=24_000,
+        image_bytes=500_000,
+        licence="CC BY-NC-SA 4.0",
+        commercial=False,
+        notes="16 of 186 files of 1.5 GB, one row group each; authentic ones from FFHQ, LandscapesHQ, COCO, VISION",
+        traps="size alone tells the classes (AUROC 0.90); synthetic ones are mostly PNG of 512 pixels, many are anime",
+    ),
+    Source(
+        name="ntire",
+        repository="deepfakesMSU/NTIRE-RobustAIGenDetection-train",
+        label=None,
+        container="zip",
+        files=("shard_*.zip",),
+        kind="photo",
+        table=LabelFile("labels.csv", "image_name"),
+        labels=REAL_IS_0,
+        generators="20 open ones, not named",
+        cap=60_000,
+        max_fetch=60 * GB,
+        images=60_000,
+        synthetic_images=38_000,
+        image_bytes=400_000,
+        licence="none stated",
+        notes="3 of 6 archives of 19 GB; classes alike in size, proportions and JPEG quality",
+        traps="distortions are mixed in and not marked; no image says its generator",
+    ),
+    Source(
+        name="nano-banana",
+        repository="bitmind/nano-banana",
+        label=1,
+        container="parquet",
+        files=("data/*.parquet",),
+        generator="nano-banana",
+        images=9_457,
+        image_bytes=1_575_000,
+        licence="MIT",
+        commercial=True,
+        notes="9,457 images",
+    ),
+    Source(
+        name="midjourney-v6",
+        repository="Photoroom/midjourney-v6-recap",
+        label=1,
+        container="parquet",
+        files=("**train_*.parquet",),
+        generator="midjourney-6",
+        cap=10_000,
+        max_fetch=4 * GB,
+        images=10_000,
+        image_bytes=155_000,
+        licence="MIT",
+        commercial=True,
+        notes="about 1.2 million images, of which the captions alone are new",
+    ),
+    Source(
+        name="open-image-preferences",
+        repository="data-is-better-together/open-image-preferences-v1",
+        label=1,
+        container="parquet",
+        files=("data/cleaned-*.parquet",),
+        columns=(
+            ImageColumn("image_quality_dev", "flux-1-dev"),
+            ImageColumn("image_simplified_dev", "flux-1-dev"),
+            ImageColumn("image_quality_sd", "stable-diffusion-3.5-large"),
+            ImageColumn("image_simplified_sd", "stable-diffusion-3.5-large"),
+        ),
+        cap=16_000,
+        max_fetch=16 * GB,
+        images=16_000,
+        image_bytes=1_000_000,
+        licence="none stated",
+        notes="four images a prompt, which stay on one side of the split",
+    ),
+    Source(
+        name="flux-1-dev",
+        repository="ash12321/flux-1-dev-generated-10k",
+        label=1,
+        container="parquet",
+        files=("**.parquet",),
+        generator="flux-1-dev",
+        images=10_000,
+        image_bytes=300_000,
+        licence="none stated",
+        notes="10,000 images",
+    ),
+    Source(
+        name="megalith",
+        repository="bitmind/megalith-small",
+        label=0,
+        container="parquet",
+        files=("chunk_*/*.parquet",),
+        kind="photo",
+        max_fetch=6 * GB,
+        images=30_000,
+        image_bytes=194_000,
+        licence="CC0",
+        commercial=True,
+        notes="3 chunks of 10,000 photographs of Flickr, EXIF kept",
+        traps="at most 1024 pixels",
+    ),
+    Source(
+        name="open-images",
+        repository="bitmind/open-images-v7-subset",
+        label=0,
+        container="parquet",
+        files=("data/train-*.parquet",),
+        kind="photo",
+        cap=20_000,
+        max_fetch=6 * GB,
+        images=20_000,
+        image_bytes=250_000,
+        licence="CC BY",
+        commercial=True,
+        notes="photographs of Open Images v7",
+        traps="at most 1024 pixels",
+    ),
+    Source(
+        name="unsplash",
+        repository="wtcherr/unsplash_5k",
+        label=0,
+        container="parquet",
+        files=("**.parquet",),
+        kind="photo",
+        images=5_000,
+        image_bytes=130_000,
+        licence="none stated",
+        notes="5,000 professional photographs, so that polished is not taken for synthetic",
+    ),
+    Source(
+        name="wikiart",
+        repository="huggan/wikiart",
+        label=0,
+        container="parquet",
+        files=("data/*.parquet",),
+        kind="painting",
+        cap=10_000,
+        max_fetch=5 * GB,
+        images=10_000,
+        image_bytes=430_000,
+        licence="none stated",
+        notes="paintings",
+    ),
+    Source(
+        name="screenshots",
+        repository="agentsea/wave-ui-25k",
+        label=0,
+        container="parquet",
+        files=("data/train-*.parquet",),
+        kind="screenshot",
+        cap=5_000,
+        max_fetch=4 * GB,
+        images=5_000,
+        image_bytes=400_000,
+        licence="none stated",
+        notes="screenshots of pages and applications",
+        traps="several rows may show one picture; near duplicates stay on one side of the split",
+    ),
+)
+"""Sets with the generators of 2024 to 2026, and authentic images of many kinds."""
+
+MORE: Final = (
+    Source(
+        name="sid-set",
+        repository="saberzl/SID_Set",
+        label=None,
+        container="parquet",
+        files=("data/train-*.parquet",),
+        kind="photo",
+        labels=Labels("label", authentic=("0",), synthetic=("1",), left_out=("2",)),
+        generator="flux",
+        max_fetch=15 * GB,
+        images=17_000,
+        synthetic_images=8_500,
+        image_bytes=590_000,
+        licence="CC BY 4.0",
+        commercial=True,
+        notes="30 of 249 files; a third, the tampered images, is left out",
+        traps="synthetic ones are all PNG of 1024×1024: what sees no pixel is right in 98 of 100",
+    ),
+    Source(
+        name="defactify",
+        repository="Rajarshi-Roy-research/Defactify_Image_Dataset",
+        label=None,
+        container="parquet",
+        files=("data/train-*.parquet",),
+        column="Image",
+        kind="photo",
+        labels=Labels("Label_A", authentic=("0",), synthetic=("1",)),
+        generators="SD 2.1, SDXL, SD 3, DALL·E 3, Midjourney 6, by number",
+        generator_column="Label_B",
+        tie="Caption",
+        max_fetch=8 * GB,
+        images=42_000,
+        synthetic_images=35_000,
+        image_bytes=120_000,
+        licence="none stated",
+        notes="one caption for an image of COCO and five made from it",
+        traps="all JPEG 75, each generator of one size",
+    ),
+    Source(
+        name="tiny-genimage",
+        repository="TheKernel01/Tiny-GenImage",
+        label=None,
+        container="parquet",
+        files=("data/train-*.parquet",),
+        kind="photo",
+        labels=REAL_IS_0,
+        generator_column="generator",
+        generators="7 of 2021 and 2022",
+        images=28_000,
+        synthetic_images=14_000,
+        image_bytes=240_000,
+        licence="CC BY-NC-SA",
+        commercial=False,
+        notes="a part of GenImage",
+        traps="size alone is right in 76 of 100",
+    ),
+    Source(
+        name="aura",
+        repository="bitmind/bm-aura-imagegen",
+        label=1,
+        container="parquet",
+        files=("**.parquet",),
+        generator="aura",
+        images=12_860,
+        image_bytes=505_000,
+        licence="none stated",
+        notes="1024 pixels",
+    ),
+    Source(
+        name="dalle-3",
+        repository="OpenDatasets/dalle-3-dataset",
+        revision="refs/convert/parquet",
+        label=1,
+        container="parquet",
+        files=("default/train/*.parquet",),
+        generator="dalle-3",
+        cap=10_000,
+        max_fetch=15 * GB,
+        images=10_000,
+        image_bytes=1_000_000,
+        licence="none stated",
+        notes="19,000 images, by the Hub's own copy",
+    ),
+    Source(
+        name="gpt-image-1",
+        repository="a3xrfgb/gpt-image-mega-4k",
+        label=1,
+        container="file",
+        files=("**.png",),
+        generator="gpt-image-1",
+        max_fetch=8 * GB,
+        images=4_000,
+        image_bytes=2 * MB,
+        licence="CC BY 4.0",
+        commercial=True,
+        notes="4,000 PNG, each a file of its own",
+    ),
+    Source(
+        name="seedream-4.5",
+        repository="ash12321/seedream-4.5-generated-2k",
+        label=1,
+        container="file",
+        files=("**.png",),
+        generator="seedream-4.5",
+        max_fetch=8 * GB,
+        images=2_000,
+        image_bytes=4 * MB,
+        licence="MIT",
+        commercial=True,
+        notes="2,000 PNG, each a file of its own",
+    ),
+    Source(
+        name="midjourney-v6-raw",
+        repository="terminusresearch/midjourney-v6-520k-raw",
+        label=1,
+        container="tar",
+        files=("**.tar",),
+        generator="midjourney-6",
+        cap=5_000,
+        max_fetch=15 * GB,
+        images=5_000,
+        image_bytes=MB,
+        licence="MIT",
+        commercial=True,
+        notes="520,000 images in tar archives",
+    ),
+)
+"""What the others have already, in one way or another, or what needs care."""
+
+BENCHMARK: Final = (
+    Source(
+        name="so-fake-ood",
+        repository="saberzl/So-Fake-OOD",
+        label=None,
+        container="parquet",
+        files=("data/test_image-*.parquet",),
+        labels=SCOPE,
+        generator_column="generator",
+        generators="13 commercial ones, 2025 and 2026",
+        max_fetch=30 * GB,
+        images=12_500,
+        synthetic_images=6_000,
+        image_bytes=1_450_000,
+        licence="CC BY-NC 4.0",
+        commercial=False,
+        use="testing",
+        notes="10 of 46 files; authentic ones from Reddit, Tumblr and Bluesky, as they were uploaded",
+        traps="34,046 of 91,370 are tampered, and left out here",
+    ),
+    Source(
+        name="community-forensics-eval",
+        repository="OwensLab/CommunityForensics-Eval",
+        label=None,
+        container="parquet",
+        files=("**CompEval*.parquet",),
+        column="image_data",
+        labels=REAL_IS_0,
+        generator_column="model_name",
+        generators="21",
+        max_fetch=20 * GB,
+        images=5_000,
+        synthetic_images=2_500,
+        image_bytes=4 * MB,
+        licence="CC BY-NC-SA",
+        commercial=False,
+        use="testing",
+        notes="40 of 413 files",
+        traps="the files are sorted by generator, so many of them are needed for a fair sample",
+    ),
+    Source(
+        name="openfake-test",
+        repository="ComplexDataLab/OpenFake",
+        label=None,
+        container="parquet",
+        files=("core/test-*.parquet",),
+        kind="photo",
+        labels=REAL_OR_FAKE,
+        generator_column="model",
+        generators="such as no training image has",
+        tie="prompt",
+        max_fetch=22 * GB,
+        images=15_000,
+        synthetic_images=7_500,
+        image_bytes=1_400_000,
+        licence="CC BY-NC 4.0",
+        commercial=False,
+        use="testing",
+        notes="authentic ones from DOCCI and ImageNet",
+    ),
+)
+"""For testing only: no training accepts a set with these images."""
+
+PRESETS: Final = {"six": SIX, "modern": MODERN, "all": SIX + MODERN + MORE, "benchmark": BENCHMARK}
+"""By name what `mai prepare --preset` takes."""
+SOURCES: Final = SIX + MODERN + MORE + BENCHMARK

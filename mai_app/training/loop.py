@@ -86,6 +86,7 @@ def train(config: TrainConfig, on_save: Callable[[], None] | None = None) -> Pat
         say("no accelerator is used: on a CPU a large data set takes hours")
     views = config.view_size if config.input == "views" else 0
     prepared = prepare(config.data, config.prepared, form=prepared_form(views))
+    prepared.refuse_training("training")
     if prepared.form.whole < views:
         raise RunError(f"{prepared.folder}: keeps no views; prepare it anew with --view-size {config.view_size}")
     try:

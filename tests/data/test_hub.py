@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 
 from mai_app.data.hub import LONGEST_PAUSE, TRIES, download, list_files
-from mai_app.data.sources import RemoteFile, RetryPolicy
+from mai_app.data.source_row import RemoteFile, RetryPolicy
 from mai_app.errors import SourceError
 from tests import hub as stand_in
 from tests.hub import Fault, Hub
