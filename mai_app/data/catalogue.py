@@ -47,14 +47,14 @@ def choose_sources(config: PrepareConfig) -> list[Source | Folder]:
     return [source if isinstance(source, Folder) else _limited(source, config) for source in chosen]
 
 
-def preset_rows(config: PrepareConfig) -> list[Source]:
-    """The rows that --preset and --licence choose: the first MAI's six, or none where --source names others.
+def preset_rows(config: PrepareConfig, preset: str = "") -> list[Source]:
+    """The rows that --preset (or `preset`) and --licence choose: the six, or none where --source names others.
 
     Raises DataError if none is left.
     """
-    preset = config.preset or ("" if config.source else "six")
+    preset = preset or config.preset or ("" if config.source else "six")
     rows = [source for source in PRESETS.get(preset, ()) if config.licence == "any" or source.commercial]
-    if preset and not rows:
+    if preset and not rows and not config.list:
         raise DataError(f"--preset {preset}: none of its sources has a licence that allows commercial use")
     return rows
 
@@ -72,10 +72,10 @@ def kept_bytes(source: Source, images: int) -> int:
 def source_table(config: PrepareConfig) -> str:
     """The table of Hub data sets that MAI knows, or of a preset: a few lines a source, and each preset's sums."""
     chosen = [config.preset] if config.preset else list(PRESETS)
-    rows = dict.fromkeys(source for preset in chosen for source in preset_rows(replace(config, preset=preset)))
+    rows = dict.fromkeys(source for preset in chosen for source in preset_rows(config, preset))
     lines = [line for source in rows for line in _describe(source)]
     for preset in chosen:
-        sources = preset_rows(replace(config, preset=preset))
+        sources = preset_rows(config, preset)
         images, synthetic = sum(s.images for s in sources), sum(map(_synthetic, sources))
         stored = sum(s.images * max_image_bytes(FORM) + kept_bytes(s, s.images) for s in sources)
         what = "mai prepare" if preset == "six" else f"mai prepare --preset {preset}"

@@ -131,8 +131,8 @@ def add_modern(hub: Hub, files: int = 2) -> None:
             path = f"data/{'Fake' if synthetic else 'Real'}-{i:05}.parquet"
             hub.add("OwensLab/CommunityForensics-Small", path, community_forensics(place, synthetic))
         hub.add("deepfakesMSU/NTIRE-RobustAIGenDetection-train", f"shard_{i}.zip", ntire(f"shard_{i}"))
-        for repository, path in SINGLE.items():
-            hub.add(repository, path(i), parquet({"image": structs(4, f"{repository} {i}")}))
+        for repository, path_of in SINGLE.items():
+            hub.add(repository, path_of(i), parquet({"image": structs(4, f"{repository} {i}")}))
         path = f"data/cleaned-{i:05}.parquet"
         hub.add("data-is-better-together/open-image-preferences-v1", path, preferences(f"preferences {i}"))
 
