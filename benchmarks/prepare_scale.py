@@ -1,7 +1,8 @@
-"""How preparing grows from 10,000 to 100,000 small images: time, peak memory, and the search for near duplicates alone.
+"""How preparing grows from 10,000 to 100,000 small images in time and memory, and what a parquet row group takes.
 
-python benchmarks/prepare_scale.py [--small 10000] [--large 100000]    prints three ratios and an epoch's memory; exit
-code 1 if one is over its limit. Needs about 150 kB an image on the disk, below --folder.
+python benchmarks/prepare_scale.py [--small 10000] [--large 100000]    prints five ratios, one of them the memory of
+an epoch; --small 0 measures the row group alone. Exit code 1 if one is over its limit. Needs about
+150 kB an image on the disk, below --folder.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
 
@@ -27,7 +30,24 @@ SEARCH_LIMIT = 2
 """By how much the near-duplicate search's time a hash may grow; 10 would be quadratic."""
 EPOCH_LIMIT = 1.5
 """By how much the anonymous memory after an epoch's batches may grow; mapped pixels are the system's to drop."""
+ROW_GROUP_LIMIT = 2.5
+"""The peak memory that reading a parquet row group of 100 MB takes, over its size, however it was written."""
+ROW_GROUP = (69, 1_450_000)
+"""Images of one row group, and bytes of each, as OpenFake has them."""
 
+READ = """
+import re, sys
+from pathlib import Path
+from mai_app.data.archives import read_members
+from mai_app.data.selection import Quota
+from mai_app.data.source_row import Source
+source = Source(name="t", repository="o/t", label=0, container="parquet", files=("*",))
+def peak():  # not getrusage: a child begins with the peak of the process that started it
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+before = peak()
+read = sum(len(member.content) for member in read_members(Path(sys.argv[1]), source, Quota(0)))
+print((peak() - before) / int(sys.argv[2]))
+"""
 PREPARE = """
 import json, resource, sys, time
 from pathlib import Path
@@ -61,6 +81,12 @@ def main() -> int:
     parser.add_argument("--large", type=int, default=100_000, help="images in the large set")
     parser.add_argument("--folder", type=Path, help="where to write; default: the system's temporary folder")
     options = parser.parse_args()
+    row_groups = _row_groups(options.folder)
+    told = ", ".join(f"{name} × {ratio:.2f}" for name, ratio in row_groups.items())
+    print(f"peak memory of a parquet row group of 100 MB over its size: {told} (limit {ROW_GROUP_LIMIT})")
+    within = max(row_groups.values()) <= ROW_GROUP_LIMIT
+    if not options.small:
+        return 0 if within else 1
     sizes = (options.small, options.large)
     small, large = (_measure(count, options.folder) for count in sizes)
     search_small, search_large = (_search(count) for count in sizes)
@@ -75,8 +101,31 @@ def main() -> int:
         f"near-duplicate search, a hash × {search:.2f} (limit {SEARCH_LIMIT}), memory of an epoch's batches × "
         f"{epoch:.2f}, {small['epoch']:.0f} to {large['epoch']:.0f} MiB (limit {EPOCH_LIMIT})"
     )
-    within = times <= TIME_LIMIT and memory <= MEMORY_LIMIT and search <= SEARCH_LIMIT and epoch <= EPOCH_LIMIT
+    within &= times <= TIME_LIMIT and memory <= MEMORY_LIMIT and search <= SEARCH_LIMIT and epoch <= EPOCH_LIMIT
     return 0 if within else 1
+
+
+def _row_groups(below: Path | None) -> dict[str, float]:
+    """By how the file was written, the peak memory of reading its row groups, over the size of one."""
+    rng = np.random.default_rng(0)
+    count, size = ROW_GROUP
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema([("image", kind)])
+    found = {}
+    for groups in (1, 3):
+        for codec in ("none", "snappy"):
+            for dictionary in (False, True):
+                with tempfile.TemporaryDirectory(dir=below) as folder:
+                    path = Path(folder) / "table.parquet"
+                    with pq.ParquetWriter(path, schema, compression=codec, use_dictionary=dictionary) as writer:
+                        for _ in range(groups):
+                            images = [{"bytes": rng.bytes(size), "path": "1.png"} for _ in range(count)]
+                            writer.write_table(pa.table({"image": images}, schema))
+                    arguments = [sys.executable, "-c", READ, str(path), str(count * size)]
+                    done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+                name = f"{codec}{', dictionary' if dictionary else ''}, {groups} group{'s' * (groups > 1)}"
+                found[name] = float(done.stdout)
+    return found
 
 
 def _measure(count: int, below: Path | None) -> dict[str, float]:
