@@ -102,7 +102,7 @@ def _describe(source: Source) -> list[str]:
     stored = source.images * max_image_bytes(FORM) + kept_bytes(source, source.images)
     allows = {True: "", False: ", forbids commercial use", None: ", nothing said of commercial use"}[source.commercial]
     return [
-        f"{source.name:<12}{label:<11}{source.repository} ({made or source.kind})",
+        f"{source.name:<11} {label:<11}{source.repository} ({made or source.kind})",
         f"{'':<12}{', '.join([*source.files, *filter(None, drawn)])}",
         f"{'':<12}about {' and '.join(filter(None, counts))} images, {_gb(_fetched(source))} fetched, "
         f"{_gb(stored)} stored at most",

@@ -146,7 +146,6 @@ MODERN: Final = (
         generator_column="model_name",
         generators="about 4,780, open ones",
         without=(Without("nsfw_flag", ("1", "true")),),
-        cap_per_generator=200,
         max_fetch=24 * GB,
         images=48_000,
         synthetic_images=24_000,
