@@ -247,8 +247,12 @@ def train(data: str, settings: dict[str, Any]) -> Payload:
     volume.reload()
     settings = settings | {"processes": max(torch.cuda.device_count(), settings["processes"])}
     config = TrainConfig(data=_find(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
-    with named_lines(run):
-        folder = train_model(config, on_save=saved)
+    try:
+        with named_lines(run):
+            folder = train_model(config, on_save=saved)
+    except KeyboardInterrupt:  # preempted, which is no fault of the training
+        state[f"attempts/{call}"] = attempts
+        raise
     commit()
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return {"run": folder.name, "last_epoch": last, "best_epoch": best_epoch(folder)}

@@ -238,11 +238,19 @@ def test_a_run_that_another_command_trains_is_left_alone(cloud: Cloud, monkeypat
 
 def test_a_training_that_never_comes_to_save_is_given_up(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     # As where the container is killed for want of memory: it is started again, and again.
+    def preempted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
     def killed(*_: object, **__: object) -> None:
         raise OSError("killed")
 
-    monkeypatch.setattr(cloud.app, "train_model", killed)
     settings = {"name": "large", "processes": 1}
+    monkeypatch.setattr(cloud.app, "train_model", preempted)
+    with cloud.app.app.run():
+        for _ in range(5):  # is no fault of the training
+            with pytest.raises(KeyboardInterrupt):
+                cloud.app.train._one("tiny", settings, call="fc-same")
+    monkeypatch.setattr(cloud.app, "train_model", killed)
     with cloud.app.app.run():
         for _ in range(3):
             with pytest.raises(OSError, match="killed"):
