@@ -107,6 +107,23 @@ def test_an_interrupted_leader_starts_no_second_training(volume: Path, tmp_path:
     assert sum(row["function"] == "train" for row in rows) == 1
 
 
+def test_a_folder_is_sent_and_decoded_once_and_a_changed_one_is_another(volume: Path, tmp_path: Path) -> None:
+    copytree(volume / "state", tmp_path / "state")
+    data = copytree(volume / "tiny", tmp_path / "elsewhere" / "tiny")
+    train = f"python local_entry.py train --data {data} --recipe baseline --epochs 1 --batch-size 8 --on modal"
+    picture = next((data / "train" / "synthetic").rglob("*.png"))
+    done = on_modal(f"{train} --name again && rm {picture} && {train} --name changed", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"{data} is on the Volume already, as data/tiny@" in done.stderr
+    assert done.stderr.count("uploading ") == 1
+    assert "again: train: 16 authentic, 16 synthetic" in done.stderr
+    assert "changed: train: 16 authentic, 15 synthetic" in done.stderr
+    names = {path.name for path in (tmp_path / "state").rglob("prepared/*") if path.is_dir()}
+    assert len(names) == 2
+    kept = {path.name for path in (volume / "state").rglob("prepared/*") if path.is_dir()}
+    assert kept < names
+
+
 def test_nothing_but_the_image_is_used_and_settings_are_what_was_meant(volume: Path) -> None:
     found = summary(volume)
     # A file has one block of imports for each image, and on this machine each of them succeeds.
