@@ -69,8 +69,8 @@ FETCHER = Machine(cores=2, gib=4, timeout=6 * HOURS, containers=10, retries=RETR
 # Leaders hand out the work of others, and wait for days: they are small, and not preempted.
 LEADER = Machine(cores=1 / 8, gib=1, timeout=24 * HOURS, containers=8, retries=RETRIES, preemptible=False)
 PLANNER = Machine(cores=1, gib=2, timeout=24 * HOURS, retries=RETRIES, preemptible=False)
-# No GPU: decoding takes longer than so small a network, and a container without one starts sooner.
 IDLE = 5 * MINUTES  # that a container of the hosted detector waits for the next call
+# No GPU: a container without one starts sooner, and its idle minutes cost a fifth.
 JUDGE = Machine(cores=4, gib=4, timeout=10 * MINUTES, containers=10, idle=IDLE)
 SCANNER = Machine(cores=4, gib=4, timeout=30 * MINUTES, containers=20)
 LISTER = Machine(cores=1 / 2, gib=2, timeout=10 * MINUTES, containers=2)
