@@ -472,7 +472,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.permit(owner)
                 new = self.hub.create(f"models/{owner}/{name}", asked.get("visibility") == "private")
                 answer = {"url": f"{self.hub.url}/{owner}/{name}"}
-                self.say(200 if new else 409, {}, answer if new else {"error": "You already created this model repo"})
+                self.say(200 if new else 409, {}, answer | ({} if new else {"error": "You already created this repo"}))
             case ["api", "models", owner, name, "preupload", _]:
                 self.permit(owner)
                 _, there = self.files(f"models/{owner}/{name}", "main")
@@ -524,7 +524,8 @@ class _Handler(BaseHTTPRequestHandler):
             elif item["key"] == "lfsFile":
                 self.hub.add(repository, value["path"], self.hub.uploads[value["oid"]], revision)
         sha = self.hub.commit(repository, revision)
-        self.say(200, {}, {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/commit/{sha}"})
+        place = f"{self.hub.url}/{repository.removeprefix('models/')}/commit/{sha}"
+        self.say(200, {}, {"success": True, "commitOid": sha, "commitUrl": place})
 
     def send_file(self, blob: _Blob, etag: str, headers: dict[str, str]) -> None:
         fault = None
