@@ -108,9 +108,10 @@ def _reason(error: Exception, name: HubName, file: str) -> str:
 
 def describe(error: Exception) -> str:
     """What the Hub's client met, in one line; addresses without their query, which may hold a signature."""
-    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
 
-    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    # The one is raised for any failure to ask for a file, where the cache has none.
+    cause = error.__cause__ or error if isinstance(error, LocalEntryNotFoundError) else error
     if isinstance(cause, HfHubHTTPError):
         return f"the Hub answers {cause.response.status_code}"
     lines = re.sub(r"\?\S+", "?…", str(cause)).strip().splitlines()
