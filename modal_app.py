@@ -105,7 +105,7 @@ Mounts = dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount]
 writable: Mounts = {VOLUME: volume}
 readable: Mounts = {VOLUME: volume.with_mount_options(read_only=True)}
 retries = modal.Retries(initial_delay=0.0, max_retries=RETRIES)
-# For private data sets and for mirrors of the Hub; the sources in MAI's own table need neither.
+# For private data sets and models and for mirrors of the Hub; the sources in MAI's own table need neither.
 hub = [modal.Secret.from_dict({name: os.environ[name] for name in ("HF_TOKEN", "HF_ENDPOINT") if name in os.environ})]
 
 with web_image.imports():  # type: ignore[no-untyped-call]
@@ -225,7 +225,12 @@ def twins(data: str, settings: dict[str, Any], out: str) -> Payload:
 
 
 @app.function(
-    image=torch_image, volumes=writable, retries=retries, single_use_containers=True, **TRAINER.modal_kwargs()
+    image=torch_image,
+    volumes=writable,
+    secrets=hub,
+    retries=retries,
+    single_use_containers=True,
+    **TRAINER.modal_kwargs(),
 )
 @return_errors
 def train(data: str, settings: dict[str, Any]) -> Payload:
@@ -279,7 +284,7 @@ def run_sweep(data: str, settings: dict[str, Any]) -> Payload:
     return {"results": [dataclasses.asdict(result) for result in results]}
 
 
-@app.function(image=torch_image, volumes=writable, **EVALUATOR.modal_kwargs())
+@app.function(image=torch_image, volumes=writable, secrets=hub, **EVALUATOR.modal_kwargs())
 @return_errors
 def evaluate(data: str, settings: dict[str, Any]) -> Payload:
     """Evaluate a run on a data set of the Volume; returns the tables as text, and the report's folder there."""
@@ -321,12 +326,18 @@ def lead(command: str, data: str, settings: dict[str, Any], *more: str) -> Paylo
 
 
 @app.cls(
-    image=torch_image, volumes=readable, scaledown_window=IDLE, enable_memory_snapshot=True, **JUDGE.modal_kwargs()
+    image=torch_image,
+    volumes=readable,
+    secrets=hub,
+    scaledown_window=IDLE,
+    enable_memory_snapshot=True,
+    **JUDGE.modal_kwargs(),
 )
 class Judge:
     """The hosted detector: one file per call; calls that arrive together become one batch."""
 
-    model: str = modal.parameter(default="")  # a run of the Volume; "": the one trained last, else MAI's own
+    # A run of the Volume, or hf:owner/name; "": the run trained last, else MAI's own model.
+    model: str = modal.parameter(default="")
 
     @modal.enter(snap=True)
     def build(self) -> None:
@@ -349,7 +360,7 @@ class Judge:
             return [error_payload(error)] * len(files)
 
 
-@app.function(image=torch_image, volumes=readable, scaledown_window=IDLE, **JUDGE.modal_kwargs())
+@app.function(image=torch_image, volumes=readable, secrets=hub, scaledown_window=IDLE, **JUDGE.modal_kwargs())
 @return_errors
 def draw_heatmap(name: str, data: bytes, model: str) -> Payload:
     """Draw where in a file the score comes from; returns {"png": bytes}."""
@@ -390,7 +401,7 @@ if OPEN_PAGE:
         return _create_web(open_page=True)
 
 
-@app.cls(image=torch_image, volumes=readable, retries=3, **SCANNER.modal_kwargs())
+@app.cls(image=torch_image, volumes=readable, secrets=hub, retries=3, **SCANNER.modal_kwargs())
 class Scanner:
     """Scores the chunks of a scan."""
 

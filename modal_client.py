@@ -37,6 +37,7 @@ from mai_app.images.find import find_images
 from mai_app.inference.prediction import Prediction, prediction_of, show_predictions
 from mai_app.inference.scan import list_files, read_item
 from mai_app.inference.scan import scan as scan_here
+from mai_app.models.hub import is_hub_name, parse_name
 from mai_app.remote.costs import describe_cost
 from mai_app.remote.payload import DEMO, Payload, extract_settings, unwrap
 from mai_app.training.sweep import Result, exit_code, json_path, plan, table
@@ -230,7 +231,11 @@ def _check(config: Any) -> None:
     name = getattr(config, "model", "")
     if isinstance(config, TrainConfig):
         name = config.start_from
-    if "/" in name or name.endswith(".safetensors"):
+    if is_hub_name(name):
+        parse_name(name)
+        if isinstance(config, CalibrateConfig):
+            raise MaiError(f"{name}: a model of the Hub stays as it is; calibrate a run of the Volume")
+    elif "/" in name or name.endswith(".safetensors"):
         raise MaiError(f"{name}: a file or folder of this machine; {_bring(Path(name))}")
 
 

@@ -25,6 +25,7 @@ from starlette.testclient import TestClient
 
 from mai_app import cli
 from mai_app.config import RUNS, SHIPPED
+from mai_app.models.registry import shipped_models
 from mai_app.remote.packages import EXPORT, TESTS, THERE, TORCH, WEB, Needs, locked
 from tests import fake_modal
 from tests.conftest import write_data_set
@@ -34,6 +35,8 @@ from tests.hub import Hub, add_six
 ROOT = Path(__file__).parents[1]
 STAYS_HERE = {"data", "runs", "prepared", "on", "detach"}
 """Settings that mean something on the caller's machine only."""
+TAKES = ("train", "evaluate", "draw_heatmap")
+"""Functions that a model of the Hub can be named for, beside the classes."""
 TRAIN = "--recipe baseline --epochs 1 --batch-size 8 --device cpu"  # of the networks the quickest to predict with
 
 
@@ -388,6 +391,40 @@ def test_evaluate_brings_the_report_home(cloud: Cloud, tmp_path: Path) -> None:
     # Without --out it goes into the run's folder here, which has no weights.
     assert cloud.mai(f"evaluate --data tiny --model r --runs {tmp_path}/runs --on modal").code == 0
     assert (tmp_path / "runs" / "r" / "report-test" / "report.json").is_file()
+
+
+def test_a_model_of_the_hub_is_fetched_by_the_containers(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, images = "--model hf:me/traces", cloud.data / "test"
+    with Hub() as hub:
+        hub.add("models/me/traces", "best.safetensors", shipped_models()["traces"])
+        hub.private.add("models/me/traces")
+        hub.patch(monkeypatch, tmp_path / "hf")
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        there, here = (cloud.mai(f"predict {images} {name} --format json {on}") for on in ("--on modal", ""))
+        assert there.code == 0, there.err
+        assert there.out == here.out
+        assert cloud.mai(f"scan {images} --out {tmp_path}/rows.jsonl {name} --on modal").code == 0
+        assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 8
+        there = cloud.mai(f"evaluate --data tiny {name} --runs {tmp_path}/runs --on modal")
+        assert there.code == 0, there.err
+        assert (tmp_path / "runs" / "me--traces" / "report-test" / "report.html").is_file()
+    for one in (*(cloud.world.classes[name] for name in ("Judge", "Scanner")), *map(cloud.world.functions.get, TAKES)):
+        assert one is not None
+        assert one.settings["secrets"] is cloud.app.hub
+    runs = len(cloud.world.runs)
+    for words, reason in (
+        (
+            f"calibrate --data tiny {name}",
+            "hf:me/traces: a model of the Hub stays as it is; calibrate a run of the Vol",
+        ),
+        (f"predict {images} --model hf:traces", "hf:traces: is no name of a model on the Hub; write hf:owner/name"),
+    ):
+        done = cloud.mai(f"{words} --on modal")
+        assert done.code == 2
+        assert reason in done.err
+    assert len(cloud.world.runs) == runs  # told before anything is built
 
 
 def test_calibrate_and_twins_change_the_volume(cloud: Cloud, tmp_path: Path) -> None:
