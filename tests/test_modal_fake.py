@@ -696,9 +696,9 @@ sys.meta_path.insert(0, Hidden())
 """
 
 
-def without(packages: str, code: str) -> subprocess.CompletedProcess[str]:
+def without(packages: str, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run Python code where these packages can't be imported."""
-    words = [sys.executable, "-c", HIDE + code, packages]
+    words = [sys.executable, "-c", HIDE + code, packages, *map(str, arguments)]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -723,6 +723,29 @@ def test_each_image_has_what_its_functions_import() -> None:
         absent = [name for name, owners in modules.items() if not {normal(owner) for owner in owners} & closures[needs]]
         done = without(",".join(absent), f"import modal_app\n{block}")
         assert done.returncode == 0, (needs, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("needs", "work"),
+    [
+        ("web", "print(known_models(ServeConfig(runs=Path(sys.argv[3]))))"),
+        ("data", "print(prepare_images(Path(sys.argv[2]), Path(sys.argv[4]), workers=2))"),
+        ("data", "make_demo(Path(sys.argv[4]), 24, 0)"),
+        ("data", "print(list(list_files(sys.argv[2])))"),
+        ("data", "print(best_epoch(Path(sys.argv[3]) / 'r'), plan(SweepConfig(data=Path('x'))))"),
+    ],
+)
+def test_an_image_suffices_for_the_work(cloud: Cloud, tmp_path: Path, needs: Needs, work: str) -> None:
+    present = closure(needs)
+    modules = importlib.metadata.packages_distributions()
+    absent = [name for name, owners in modules.items() if not {normal(owner) for owner in owners} & present]
+    code = f"from modal_app import *\nfrom mai_app.training.sweep import plan\n{work}"
+    if needs == "web":
+        code = f"from modal_app import *\n{work}"
+    if "make_demo" in work:
+        code = f"if __name__ == '__main__':\n    from modal_app import *\n    {work}"
+    done = without(",".join(absent), code, cloud.data, cloud.world.path("runs"), tmp_path / "out")
+    assert done.returncode == 0, done.stderr
 
 
 def normal(name: str) -> str:
