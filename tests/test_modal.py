@@ -162,6 +162,7 @@ def test_modal_run_with_no_arguments_trains_on_the_volume(tmp_path: Path) -> Non
         "modal run modal_app.py --epochs 1 && modal volume ls mai runs/simulated-demo-baseline-resize", tmp_path
     )
     assert done.returncode == 0, done.stderr
+    assert "uncaught exception" not in done.stdout + done.stderr
     assert "done: run simulated-demo-baseline-resize on the Volume" in done.stdout
     assert "runs/simulated-demo-baseline-resize/best.safetensors" in done.stdout
 
