@@ -89,8 +89,8 @@ def test_whatever_stops_a_training_it_ends_with_the_same_weights(
         assert weights(folder) == reference, done.stderr
         return [row["status"] for row in summary(folder)["executions"] if row["function"] == "train"]
 
-    if fault == "timeout":
-        moments = {float(math.ceil(seconds)) for seconds in moments}
+    if fault == "timeout":  # in whole seconds, and of each of the five attempts: all together they must suffice
+        moments = {float(math.ceil(max(seconds, start + 0.4 * (end - start)))) for seconds in moments}
     with ThreadPoolExecutor(2) as pool:
         attempts = list(pool.map(disturbed, sorted(moments)))
     assert all("success" in one for one in attempts)
@@ -162,7 +162,8 @@ def test_modal_run_with_no_arguments_trains_on_the_volume(tmp_path: Path) -> Non
         "modal run modal_app.py --epochs 1 && modal volume ls mai runs/simulated-demo-baseline-resize", tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert "uncaught exception" not in done.stdout + done.stderr
+    left = [event["reason"] for event in summary(tmp_path)["events"] if event["event"] == "app.disconnect"]
+    assert left == ["APP_DISCONNECT_REASON_ENTRYPOINT_COMPLETED"]  # an exit with 0 would be a local exception
     assert "done: run simulated-demo-baseline-resize on the Volume" in done.stdout
     assert "runs/simulated-demo-baseline-resize/best.safetensors" in done.stdout
 
