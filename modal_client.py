@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -106,7 +107,9 @@ def twins(config: TwinsConfig, output: Output) -> int:
 def train(config: TrainConfig, output: Output) -> int:
     """Train a run on the Volume."""
     say(describe_cost("train", modal_app.TRAINER, containers=1))
-    result = _lead("train", config.data, extract_settings(config) | {"name": run_name(config)})
+    # Of an upload named as photos@HASH the run is that of photos, as on this machine.
+    name = run_name(config if config.data.is_dir() else replace(config, data=Path(str(config.data).partition("@")[0])))
+    result = _lead("train", config.data, extract_settings(config) | {"name": name})
     run, best, last = result["run"], result["best_epoch"], result["last_epoch"]
     if config.folds:  # nothing is held out from the last training: its last epoch is kept
         best = last

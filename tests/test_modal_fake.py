@@ -343,6 +343,9 @@ def test_modal_run_with_data_trains_a_recipe(cloud: Cloud, monkeypatch: pytest.M
         "Next: mai evaluate --data tiny --model tiny-x --on modal; modal volume get mai runs/tiny-x runs/\n"
     )
     assert cloud.run("main", "tiny").code is None
+    [upload] = [path.name for path in cloud.world.path("data").glob("tiny@*")]
+    assert cloud.run("main", upload).code is None
+    assert sent.pop()[1]["name"] == "tiny-traces-crop"
     wrong = cloud.run("main", "tiny", "lion")
     baseline, traces = (settings for _, settings in sent)
     assert (baseline["model"], baseline["name"], baseline["epochs"]) == ("baseline", "x", 7)
