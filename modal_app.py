@@ -69,8 +69,8 @@ FETCHER = Machine(cores=2, gib=4, timeout=6 * HOURS, containers=10, retries=RETR
 # Leaders hand out the work of others, and wait for days: they are small, and not preempted.
 LEADER = Machine(cores=1 / 8, gib=1, timeout=24 * HOURS, containers=8, retries=RETRIES, preemptible=False)
 PLANNER = Machine(cores=1, gib=2, timeout=24 * HOURS, retries=RETRIES, preemptible=False)
-# No GPU: decoding takes longer than so small a network, and a container without one starts sooner.
 IDLE = 5 * MINUTES  # that a container of the hosted detector waits for the next call
+# No GPU: a container without one starts sooner, and its idle minutes cost a fifth.
 JUDGE = Machine(cores=4, gib=4, timeout=10 * MINUTES, containers=10, idle=IDLE)
 SCANNER = Machine(cores=4, gib=4, timeout=30 * MINUTES, containers=20)
 LISTER = Machine(cores=1 / 2, gib=2, timeout=10 * MINUTES, containers=2)
@@ -105,7 +105,7 @@ Mounts = dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount]
 writable: Mounts = {VOLUME: volume}
 readable: Mounts = {VOLUME: volume.with_mount_options(read_only=True)}
 retries = modal.Retries(initial_delay=0.0, max_retries=RETRIES)
-# For private data sets and for mirrors of the Hub; the sources in MAI's own table need neither.
+# For private data sets and models and for mirrors of the Hub; the sources in MAI's own table need neither.
 hub = [modal.Secret.from_dict({name: os.environ[name] for name in ("HF_TOKEN", "HF_ENDPOINT") if name in os.environ})]
 
 with web_image.imports():  # type: ignore[no-untyped-call]
@@ -229,7 +229,12 @@ def twins(data: str, settings: dict[str, Any], out: str) -> Payload:
 
 
 @app.function(
-    image=torch_image, volumes=writable, retries=retries, single_use_containers=True, **TRAINER.modal_kwargs()
+    image=torch_image,
+    volumes=writable,
+    secrets=hub,
+    retries=retries,
+    single_use_containers=True,
+    **TRAINER.modal_kwargs(),
 )
 @return_errors
 def train(data: str, settings: dict[str, Any]) -> Payload:
@@ -251,8 +256,12 @@ def train(data: str, settings: dict[str, Any]) -> Payload:
     volume.reload()
     settings = settings | {"processes": max(torch.cuda.device_count(), settings["processes"])}
     config = TrainConfig(data=_find(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
-    with named_lines(run):
-        folder = train_model(config, on_save=saved)
+    try:
+        with named_lines(run):
+            folder = train_model(config, on_save=saved)
+    except KeyboardInterrupt:  # preempted, which is no fault of the training
+        state[f"attempts/{call}"] = attempts
+        raise
     commit()
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return {"run": folder.name, "last_epoch": last, "best_epoch": best_epoch(folder)}
@@ -279,7 +288,7 @@ def run_sweep(data: str, settings: dict[str, Any]) -> Payload:
     return {"results": [dataclasses.asdict(result) for result in results]}
 
 
-@app.function(image=torch_image, volumes=writable, **EVALUATOR.modal_kwargs())
+@app.function(image=torch_image, volumes=writable, secrets=hub, **EVALUATOR.modal_kwargs())
 @return_errors
 def evaluate(data: str, settings: dict[str, Any]) -> Payload:
     """Evaluate a run on a data set of the Volume; returns the tables as text, and the report's folder there."""
@@ -321,12 +330,18 @@ def lead(command: str, data: str, settings: dict[str, Any], *more: str) -> Paylo
 
 
 @app.cls(
-    image=torch_image, volumes=readable, scaledown_window=IDLE, enable_memory_snapshot=True, **JUDGE.modal_kwargs()
+    image=torch_image,
+    volumes=readable,
+    secrets=hub,
+    scaledown_window=IDLE,
+    enable_memory_snapshot=True,
+    **JUDGE.modal_kwargs(),
 )
 class Judge:
     """The hosted detector: one file per call; calls that arrive together become one batch."""
 
-    model: str = modal.parameter(default="")  # a run of the Volume; "": the one trained last, else MAI's own
+    # A run of the Volume, or hf:owner/name; "": the run trained last, else MAI's own model.
+    model: str = modal.parameter(default="")
 
     @modal.enter(snap=True)
     def build(self) -> None:
@@ -349,7 +364,7 @@ class Judge:
             return [error_payload(error)] * len(files)
 
 
-@app.function(image=torch_image, volumes=readable, scaledown_window=IDLE, **JUDGE.modal_kwargs())
+@app.function(image=torch_image, volumes=readable, secrets=hub, scaledown_window=IDLE, **JUDGE.modal_kwargs())
 @return_errors
 def draw_heatmap(name: str, data: bytes, model: str) -> Payload:
     """Draw where in a file the score comes from; returns {"png": bytes}."""
@@ -390,7 +405,7 @@ if OPEN_PAGE:
         return _create_web(open_page=True)
 
 
-@app.cls(image=torch_image, volumes=readable, retries=3, **SCANNER.modal_kwargs())
+@app.cls(image=torch_image, volumes=readable, secrets=hub, retries=3, **SCANNER.modal_kwargs())
 class Scanner:
     """Scores the chunks of a scan."""
 

@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -37,6 +38,7 @@ from mai_app.images.find import find_images
 from mai_app.inference.prediction import Prediction, prediction_of, show_predictions
 from mai_app.inference.scan import list_files, read_item
 from mai_app.inference.scan import scan as scan_here
+from mai_app.models.hub import is_hub_name, parse_name
 from mai_app.remote.costs import describe_cost
 from mai_app.remote.payload import DEMO, Payload, extract_settings, unwrap
 from mai_app.training.sweep import Result, exit_code, json_path, plan, table
@@ -105,7 +107,9 @@ def twins(config: TwinsConfig, output: Output) -> int:
 def train(config: TrainConfig, output: Output) -> int:
     """Train a run on the Volume."""
     say(describe_cost("train", modal_app.TRAINER, containers=1))
-    result = _lead("train", config.data, extract_settings(config) | {"name": run_name(config)})
+    # Of an upload named as photos@HASH the run is that of photos, as on this machine.
+    name = run_name(config if config.data.is_dir() else replace(config, data=Path(str(config.data).partition("@")[0])))
+    result = _lead("train", config.data, extract_settings(config) | {"name": name})
     run, best, last = result["run"], result["best_epoch"], result["last_epoch"]
     if config.folds:  # nothing is held out from the last training: its last epoch is kept
         best = last
@@ -230,7 +234,11 @@ def _check(config: Any) -> None:
     name = getattr(config, "model", "")
     if isinstance(config, TrainConfig):
         name = config.start_from
-    if "/" in name or name.endswith(".safetensors"):
+    if is_hub_name(name):
+        parse_name(name)
+        if isinstance(config, CalibrateConfig):
+            raise MaiError(f"{name}: a model of the Hub stays as it is; calibrate a run of the Volume")
+    elif "/" in name or name.endswith(".safetensors"):
         raise MaiError(f"{name}: a file or folder of this machine; {_bring(Path(name))}")
 
 

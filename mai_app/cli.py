@@ -26,6 +26,7 @@ from mai_app.config import (
     ModelsConfig,
     PredictConfig,
     PrepareConfig,
+    PushConfig,
     ScanConfig,
     ServeConfig,
     SweepConfig,
@@ -49,6 +50,7 @@ Config = (
     | ExportConfig
     | ModelsConfig
     | CardConfig
+    | PushConfig
     | DemoConfig
 )
 
@@ -339,6 +341,13 @@ def _card(config: CardConfig) -> int:
     return 0
 
 
+def _push(config: PushConfig) -> int:
+    from mai_app.evaluation.push import push, summary  # noqa: PLC0415
+
+    print(summary(push(config)))
+    return 0
+
+
 def _demo(config: DemoConfig) -> int:
     from mai_app.demo.run import demo  # noqa: PLC0415
 
@@ -370,6 +379,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "export": Command(ExportConfig, _export),
     "models": Command(ModelsConfig, _models),
     "card": Command(CardConfig, _card),
+    "push": Command(PushConfig, _push),
     "demo": Command(DemoConfig, _demo),
 }
 """All commands by name, in the order of the help: adding a command is adding a row, a config and its work."""

@@ -170,8 +170,8 @@ TEST_IMAGES = "test_images"
 ModelOption = Annotated[
     str,
     tyro.conf.arg(
-        help="Checkpoint file, run folder, or name of a run or shipped model. Default: the run trained last, else "
-        f"{SHIPPED}."
+        help="Checkpoint file, run folder, name of a run or shipped model, or hf:owner/name[@revision] on the Hub. "
+        f"Default: the run trained last, else {SHIPPED}."
     ),
 ]
 DeviceOption = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda, cuda:1, mps, …")]
@@ -333,8 +333,8 @@ class TrainConfig:
     """Network. traces: small, for crops. baseline: the first MAI's. resnet18, convnext-base: torchvision's. Any other
     name is one of timm's, for --input views."""
     start_from: str = ""
-    """Start from these weights: a checkpoint file, a run, a shipped model, imagenet (torchvision's), or, for timm's
-    networks, hub or a safetensors file. Default: random ones."""
+    """Start from these weights: a checkpoint file, a run, a shipped model, hf:owner/name, imagenet (torchvision's), or,
+    for timm's networks, hub or a safetensors file. Default: random ones."""
     tune: str = "all"
     """What is trained: all; head: the last layer alone; last:N: the last N blocks, too; lora:R: matrices of rank R in
     every block, too. head for torchvision's and timm's networks, last and lora for timm's."""
@@ -577,9 +577,31 @@ class CardConfig:
     beside: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """Report folder of another model on the same images, for comparison; once for each."""
     model: str = ""
-    """Checkpoint file, run folder, or name of a run or shipped model. Default: the file that the report names."""
+    """Checkpoint file, run folder, name of a run or shipped model, or hf:owner/name. Default: what the report names."""
     out: Path | None = None
     """File of the card, Markdown. Default: MODEL_CARD.md in the report's folder."""
+    runs: RunsOption = RUNS
+
+
+@dataclass(frozen=True)
+class PushConfig:
+    """Send a model with its calibration and its card to the Hugging Face Hub: others name it hf:owner/name.
+
+    Needs a token with write access in HF_TOKEN, or one that `hf auth login` keeps.
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Run, its folder, a checkpoint file, or name of a shipped model."""
+    repository: Annotated[str, tyro.conf.Positional]
+    """owner/name on the Hub; a repository that is not there is made."""
+    public: bool = False
+    """Let everyone see and load it. Default: private."""
+    license: str = "unknown"
+    """Licence of the weights, as the Hub writes it: mit, apache-2.0, cc-by-4.0, …"""
+    card: Path | None = None
+    """Model card, Markdown. Default: the one that `mai card` wrote, or writes now, from RUN/report-test."""
+    simulated: bool = False
+    """Send also what was trained on simulated images."""
     runs: RunsOption = RUNS
 
 

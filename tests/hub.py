@@ -1,10 +1,12 @@
 """A stand-in for the Hugging Face Hub on 127.0.0.1: the real clients work against it, and it fails where it is told to.
 
-Large files (.zip, .parquet) take the real one's detour: a redirect to a signed address on another host name, here
-`localhost`. add_six() fills it with small data sets in the six layouts that MAI reads; the functions at the end make
-hostile files.
+It serves data sets, and models as repositories named models/owner/name, which a client with the token makes and commits
+to. Large files (.zip, .parquet, .safetensors) take the real one's detour: a redirect to a signed address on another
+host name, here `localhost`. add_six() fills it with small data sets in the six layouts that MAI reads; the functions at
+the end make hostile files.
 """
 
+import base64
 import csv
 import hashlib
 import io
@@ -33,6 +35,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
+import yaml  # type: ignore[import-untyped]
+from huggingface_hub import constants
 from PIL import Image, ImageFilter
 
 Pixels = npt.NDArray[np.uint8]
@@ -42,7 +47,7 @@ CHUNK = 1 << 16
 STALL_SECONDS = 3.0
 SIGNATURE = "SECRET"  # in every CDN address, so that a test can prove that it reaches no log and no record
 BREAKS = ("cut", "reset", "stall")  # the kinds that end the connection within the body
-LFS = (".zip", ".parquet")
+LFS = (".zip", ".parquet", ".safetensors")
 LONG_AGO = "2024-01-01T00:00:00.000Z"
 
 
@@ -107,10 +112,11 @@ def _blob(data: bytes | Path, lfs: bool) -> _Blob:
 
 
 class Hub:
-    """Serves data set repositories while its `with` block lasts; files may be added before and meanwhile.
+    """Serves repositories while its `with` block lasts; files may be added before and meanwhile.
 
     `requests` holds every request so far as (method, path with query, headers with lower-case names). A repository in
-    `private` answers 401 without a token, 403 with another token than `token`, and works with that.
+    `private` answers 401 without a token, 403 with another token than `token`, and works with that. With `token` models
+    of `owner` can be made and committed to; `bodies` holds what was sent with such requests.
     """
 
     def __init__(self) -> None:
@@ -119,6 +125,9 @@ class Hub:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.private: set[str] = set()
         self.token = "hf_the_right_token"
+        self.owner = "me"
+        self.bodies: list[tuple[str, bytes]] = []  # path, body
+        self.uploads: dict[str, bytes] = {}  # of large files, by SHA-256, before a commit names them
         self.page = 1000  # entries of a folder listing that one answer holds
         self.closing = threading.Event()
         self._heads: dict[str, dict[str, dict[str, _Blob]]] = {}  # repository, revision, path
@@ -148,6 +157,31 @@ class Hub:
         blob = _blob(data, path.endswith(LFS))
         with self._lock:
             self._heads.setdefault(repository, {}).setdefault(revision, {})[path] = blob
+
+    def tag(self, repository: str, name: str) -> str:
+        """Names the files of main, as they are now, by a tag; returns its commit."""
+        with self._lock:
+            self._heads[repository][name] = dict(self._heads[repository]["main"])
+            return self.commit(repository, name)
+
+    def create(self, repository: str, private: bool) -> bool:
+        """Makes an empty repository; False if there is one."""
+        with self._lock:
+            if repository in self._heads:
+                return False
+            self._heads[repository] = {"main": {}}
+            if private:
+                self.private.add(repository)
+            return True
+
+    def read(self, repository: str, path: str) -> bytes:
+        """A file's content on the branch main."""
+        blob = self._heads[repository]["main"][path]
+        return b"".join(blob.chunks(0, blob.size))
+
+    def paths(self, repository: str) -> list[str]:
+        """Names of the files on the branch main."""
+        return sorted(self._heads[repository]["main"])
 
     def remove(self, repository: str, path: str | None = None) -> None:
         """Removes a file from all branches (a commit that had it still has it), or a repository as if it never was."""
@@ -181,6 +215,19 @@ class Hub:
             "no_proxy": "127.0.0.1,localhost",
             **more,
         }
+
+    def patch(self, patch: pytest.MonkeyPatch, home: Path) -> None:
+        """Lets the client in this process see this Hub alone, which it otherwise reads off its environment once."""
+        for name in [name for name in os.environ if name.upper().startswith(("HF_", "HUGGINGFACE", "HUGGING_FACE"))]:
+            patch.delenv(name)
+        for name, value in self.environment(home).items():
+            patch.setenv(name, value)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, self.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        patch.setattr(constants, "ENDPOINT", self.url)
+        patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
 
     def files(self, repository: str, revision: str, authorization: str | None) -> tuple[str, dict[str, _Blob]]:
         """The commit that a revision stands for and its files; raises the refusal that the real Hub would answer."""
@@ -257,7 +304,9 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         self.plain = unquote(path)
         self.query = parse_qs(query)
-        self.form = parse_qs(self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode())
+        self.body = self.read_body()
+        is_form = "form-urlencoded" in self.headers.get("Content-Type", "")
+        self.form = parse_qs(self.body.decode()) if is_form else {}
         self.hub = self.server.hub
         self.hub.requests.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}))
         if fault := self.hub.take_fault(self.command, self.plain, {"status"}):
@@ -270,7 +319,17 @@ class _Handler(BaseHTTPRequestHandler):
         except _Refusal as refusal:
             self.say(refusal.status, refusal.headers, {"error": str(refusal)})
 
-    do_HEAD = do_POST = do_GET  # noqa: N815
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
+
+    def read_body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while length := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(length))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
     def route(self, segments: list[str]) -> None:
         match self.command, segments:
@@ -284,8 +343,19 @@ class _Handler(BaseHTTPRequestHandler):
                 self.paths_info(f"{owner}/{name}", revision)
             case "GET" | "HEAD", ["datasets", owner, name, "resolve", revision, *parts]:
                 self.resolve(f"{owner}/{name}", revision, "/".join(parts))
+            case "GET" | "HEAD", ["cdn", "models", owner, name, sha, *parts]:
+                self.cdn(f"models/{owner}/{name}", sha, "/".join(parts))
             case "GET" | "HEAD", ["cdn", owner, name, sha, *parts]:
                 self.cdn(f"{owner}/{name}", sha, "/".join(parts))
+            case "GET" | "HEAD", ["api", "models", owner, name]:
+                self.describe(f"models/{owner}/{name}", "main")
+            case "GET" | "HEAD", ["api", "models", owner, name, "revision", revision]:
+                self.describe(f"models/{owner}/{name}", revision)
+            case "GET" | "HEAD", [owner, name, "resolve", revision, *parts]:
+                self.resolve(f"models/{owner}/{name}", revision, "/".join(parts))
+            case "POST" | "PUT", _:
+                self.hub.bodies.append((self.plain, self.body))
+                self.write(segments)
             case _:
                 self.say(404, {}, {"error": "Sorry, we can't find the page you are looking for."})
 
@@ -304,8 +374,8 @@ class _Handler(BaseHTTPRequestHandler):
                     sibling["lfs"] = {"sha256": blob.sha256, "size": blob.size, "pointerSize": pointer}
             siblings.append(sibling)
         answer = {
-            "id": repository,
-            "author": repository.partition("/")[0],
+            "id": repository.removeprefix("models/"),
+            "author": repository.removeprefix("models/").partition("/")[0],
             "sha": sha,
             "lastModified": LONG_AGO,
             "createdAt": LONG_AGO,
@@ -386,6 +456,76 @@ class _Handler(BaseHTTPRequestHandler):
         if path not in files:
             raise _Refusal(404, "EntryNotFound", "Entry not found")
         self.send_file(files[path], files[path].sha256, {})
+
+    def write(self, segments: list[str]) -> None:
+        """Requests that change something. Small files come with the commit, large ones before it."""
+        match segments:
+            case ["lfs", sha256]:  # a signed address: its signature is the permission
+                assert hashlib.sha256(self.body).hexdigest() == sha256
+                self.hub.uploads[sha256] = self.body
+                self.say(200, {}, {})
+            case ["api", "validate-yaml"]:
+                self.validate(json.loads(self.body)["content"])
+            case ["api", "repos", "create"]:
+                asked = json.loads(self.body)
+                owner, name = asked["organization"], asked["name"]
+                self.permit(owner)
+                new = self.hub.create(f"models/{owner}/{name}", asked.get("visibility") == "private")
+                answer = {"url": f"{self.hub.url}/{owner}/{name}"}
+                self.say(200 if new else 409, {}, answer | ({} if new else {"error": "You already created this repo"}))
+            case ["api", "models", owner, name, "preupload", _]:
+                self.permit(owner)
+                _, there = self.files(f"models/{owner}/{name}", "main")
+                files = [
+                    {
+                        "path": file["path"],
+                        "uploadMode": "lfs" if file["path"].endswith(LFS) else "regular",
+                        "shouldIgnore": False,
+                        **({"oid": there[file["path"]].oid} if file["path"] in there else {}),
+                    }
+                    for file in json.loads(self.body)["files"]
+                ]
+                self.say(200, {}, {"files": files})
+            case [owner, name, "info", "lfs", "objects", "batch"]:
+                self.permit(owner)
+                objects = [
+                    one | {"actions": {"upload": {"href": f"{self.hub.url}/lfs/{one['oid']}?signature={SIGNATURE}"}}}
+                    for one in json.loads(self.body)["objects"]
+                ]
+                self.say(200, {}, {"transfer": "basic", "objects": objects})
+            case ["api", "models", owner, name, "commit", revision]:
+                self.permit(owner)
+                self.take_commit(f"models/{owner}/{name}", revision)
+            case _:
+                self.say(404, {}, {"error": "Sorry, we can't find the page you are looking for."})
+
+    def permit(self, owner: str) -> None:
+        authorization = self.headers.get("Authorization")
+        if authorization != f"Bearer {self.hub.token}":
+            raise _Refusal(401, "", "Invalid username or password.")
+        if owner != self.hub.owner:
+            raise _Refusal(403, "", f"You don't have the rights to create a model under the namespace {owner!r}")
+
+    def validate(self, card: str) -> None:
+        match = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
+        try:
+            errors = [] if match and isinstance(yaml.safe_load(match[1]), dict) else [{"message": "no front matter"}]
+        except yaml.YAMLError as error:
+            errors = [{"message": f"invalid YAML: {error}"}]
+        self.say(400 if errors else 200, {}, {"errors": errors, "warnings": []})
+
+    def take_commit(self, repository: str, revision: str) -> None:
+        self.files(repository, revision)
+        for line in self.body.splitlines():
+            item = json.loads(line)
+            value = item["value"]
+            if item["key"] == "file":
+                self.hub.add(repository, value["path"], base64.b64decode(value["content"]), revision)
+            elif item["key"] == "lfsFile":
+                self.hub.add(repository, value["path"], self.hub.uploads[value["oid"]], revision)
+        sha = self.hub.commit(repository, revision)
+        place = f"{self.hub.url}/{repository.removeprefix('models/')}/commit/{sha}"
+        self.say(200, {}, {"success": True, "commitOid": sha, "commitUrl": place})
 
     def send_file(self, blob: _Blob, etag: str, headers: dict[str, str]) -> None:
         fault = None

@@ -11,11 +11,18 @@ ROOT = Path(__file__).parents[1]
 SIMULATOR = ROOT.parent / "shared" / "modal-sim" / "modal-sim"
 
 
+# A reload after each commit, times of files that say nothing, and no word of free space: all that Modal may do.
+STRICT = ("--reload-after-commit", "--volume-mtimes", "now", "--volume-statfs", "zero")
+
+
 def on_modal(script: str, folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell script in the checkout; the Volume lies in the folder, and so does summary.json in the end."""
+    """Run a shell script in the checkout, against a strict cloud.
+
+    The Volume lies in the folder, and so does summary.json in the end.
+    """
     words = ["--state", str(folder / "state"), "--summary", str(folder / "summary.json"), "--limit", "300", "--quiet"]
     return subprocess.run(
-        [str(SIMULATOR), *words, *options, "--", "bash", "-c", script],
+        [str(SIMULATOR), *words, *STRICT, *options, "--", "bash", "-c", script],
         cwd=ROOT,
         env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | environment,
         stdin=subprocess.DEVNULL,

@@ -291,7 +291,7 @@ def test_local_entry_does_what_mai_does(mai: Run, trained_run: Path, images: lis
         by_mai.stderr,
     )
     assert by_mai.returncode == 1
-    assert len(by_mai.stdout.splitlines()) == 3
+    assert len(by_mai.stdout.splitlines()) == 4
     nowhere = local_entry(*words, "--on", "nowhere")
     assert (nowhere.returncode, nowhere.stdout) == (2, "")
     assert "invalid choice 'nowhere' for argument '--on'" in nowhere.stderr
@@ -313,14 +313,14 @@ def test_commands_say_where_they_can_run(capsys: pytest.CaptureFixture[str]) -> 
                 cli.parse([name, "--on=modal"])
 
 
-def test_work_elsewhere_is_handed_to_modal_app(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_elsewhere_is_handed_to_modal_client(monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[cli.Config] = []
 
     def run_command(config: cli.Config) -> int:
         handed.append(config)
         return 7
 
-    monkeypatch.setitem(sys.modules, "modal_app", SimpleNamespace(run_command=run_command))
+    monkeypatch.setitem(sys.modules, "modal_client", SimpleNamespace(run_command=run_command))
     assert cli.main(["train", "--data", "photos", "--on", "modal", "--detach"]) == 7
     assert handed == [TrainConfig(data=Path("photos"), on="modal", detach=True)]
     assert cli.main(["predict", "a.jpg", "--on=hosted"]) == 7
@@ -330,9 +330,9 @@ def test_work_elsewhere_is_handed_to_modal_app(monkeypatch: pytest.MonkeyPatch) 
 def test_without_modal_the_error_names_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "modal_app", None)
+    monkeypatch.setitem(sys.modules, "modal_client", None)
     assert cli.main(["scan", "photos", "--on", "modal"]) == 2
-    assert capsys.readouterr().err.startswith("mai: --on modal needs modal_app; install MAI with")
+    assert capsys.readouterr().err.startswith("mai: --on modal needs modal_client; install MAI with")
 
 
 def test_detach_without_modal_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,8 +25,8 @@ TRAIN = (
     "python local_entry.py train --name r --recipe baseline --degrade --epochs 6 --batch-size 8 --learning-rate 3e-4 "
     "--save-minutes 0 --on modal"
 )
-# Parts of the time between an undisturbed attempt's first save and its end; a time limit is in whole seconds.
-MOMENTS = {"preempt": (0.1, 0.4, 0.7, 0.95), "kill": (0.1, 0.4, 0.7, 0.95), "timeout": (0.5, 0.9)}
+# Parts of the time between an undisturbed attempt's first save and its end; MAI_MOMENTS=5 tries five, not one.
+MOMENTS = (0.1, 0.3, 0.5, 0.7, 0.95) if os.environ.get("MAI_MOMENTS") == "5" else (0.5,)
 
 
 @pytest.fixture(scope="module")
@@ -45,45 +45,95 @@ def weights(folder: Path) -> bytes:
     return found[0].read_bytes()
 
 
+def without_run(volume: Path, folder: Path) -> None:
+    """Copy a Volume, but for its run."""
+    copytree(volume / "state", folder / "state")
+    for run in (folder / "state").rglob("runs/r"):
+        for path in run.iterdir():
+            path.unlink()
+
+
+def without_caller(folder: Path) -> str:
+    """A script that starts the training, is killed once nothing depends on it, and waits for the run's end."""
+    said = folder / "said"
+    return f"""
+        {TRAIN} --data tiny --detach 2> {said} & client=$!
+        for i in $(seq 900); do grep -q 'all that it needs is there' {said} && break; sleep 0.1; done
+        sleep 0.5; kill -9 $client; wait $client
+        for i in $(seq 150); do
+            [ "$(find {folder}/state -path '*/runs/r/metrics.jsonl' -exec cat {{}} + | wc -l)" -ge 6 ] && break; sleep 1
+        done
+        sleep 2
+    """
+
+
+@pytest.mark.parametrize("caller", ["stays", "goes"])
 @pytest.mark.parametrize("fault", ["preempt", "kill", "timeout"])
-def test_whatever_stops_a_training_it_ends_with_the_same_weights(volume: Path, tmp_path: Path, fault: str) -> None:
+def test_whatever_stops_a_training_it_ends_with_the_same_weights(
+    volume: Path, tmp_path: Path, fault: str, caller: str
+) -> None:
     reference = weights(volume)
     found = summary(volume)
     attempt = next(row for row in found["executions"] if row["function"] == "train")
     commits = (event for event in found["events"] if event["event"] == "volume.commit")
     saved = next(event["t"] for event in commits if any("runs/r/" in path for path in event["changed"]))
     start, end = saved - attempt["started"], attempt["seconds"]
-    moments = {start + part * (end - start) for part in MOMENTS[fault]}
+    moments = {start + part * (end - start) for part in MOMENTS}
 
     def disturbed(seconds: float) -> list[str]:
         folder = tmp_path / str(seconds)
-        copytree(volume / "state", folder / "state")
-        for run in (folder / "state").rglob("runs/r"):
-            for path in run.iterdir():
-                path.unlink()
-        done = on_modal(f"{TRAIN} --data tiny", folder, f"--{fault}", f"train@{seconds:g}")
+        without_run(volume, folder)
+        script = without_caller(folder) if caller == "goes" else f"{TRAIN} --data tiny"
+        done = on_modal(script, folder, f"--{fault}", f"train@{seconds:g}")
         assert done.returncode == 0, done.stderr
-        assert weights(folder) == reference
+        assert weights(folder) == reference, done.stderr
         return [row["status"] for row in summary(folder)["executions"] if row["function"] == "train"]
 
-    if fault == "timeout":
-        moments = {float(math.ceil(seconds)) for seconds in moments}
+    if fault == "timeout":  # in whole seconds, and of each of the five attempts: all together they must suffice
+        moments = {float(math.ceil(max(seconds, start + 0.4 * (end - start)))) for seconds in moments}
     with ThreadPoolExecutor(2) as pool:
         attempts = list(pool.map(disturbed, sorted(moments)))
-    assert all(one[-1] == "success" for one in attempts)
+    assert all("success" in one for one in attempts)
     # On a machine whose speed changes, one of them may come too late.
     assert sum(len(one) > 1 for one in attempts) >= max(1, len(attempts) - 1), attempts
 
 
+def test_an_interrupted_leader_starts_no_second_training(volume: Path, tmp_path: Path) -> None:
+    without_run(volume, tmp_path)
+    done = on_modal(without_caller(tmp_path), tmp_path, "--kill", "lead@9")
+    assert weights(tmp_path) == weights(volume), done.stderr
+    rows = summary(tmp_path)["executions"]
+    assert sum(row["function"] == "lead" for row in rows) >= 2
+    assert sum(row["function"] == "train" for row in rows) == 1
+
+
+def test_a_folder_is_sent_and_decoded_once_and_a_changed_one_is_another(volume: Path, tmp_path: Path) -> None:
+    copytree(volume / "state", tmp_path / "state")
+    data = copytree(volume / "tiny", tmp_path / "elsewhere" / "tiny")
+    train = f"python local_entry.py train --data {data} --recipe baseline --epochs 1 --batch-size 8 --on modal"
+    picture = next((data / "train" / "synthetic").rglob("*.png"))
+    done = on_modal(f"{train} --name again && rm {picture} && {train} --name changed", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"{data} is on the Volume already, as data/tiny@" in done.stderr
+    assert done.stderr.count("uploading ") == 1
+    assert "again: train: 16 authentic, 16 synthetic" in done.stderr
+    assert "changed: train: 16 authentic, 15 synthetic" in done.stderr
+    names = {path.name for path in (tmp_path / "state").rglob("prepared/*") if path.is_dir()}
+    assert len(names) == 2
+    kept = {path.name for path in (volume / "state").rglob("prepared/*") if path.is_dir()}
+    assert kept < names
+
+
 def test_nothing_but_the_image_is_used_and_settings_are_what_was_meant(volume: Path) -> None:
     found = summary(volume)
-    assert found["checks"] == []
+    # A file has one block of imports for each image, and on this machine each of them succeeds.
+    assert [check for check in found["checks"] if check["check"] != "not in image"] == []
     functions = {one["tag"]: one for one in found["functions"]}
     train = functions["train"]
     assert [train["gpu"], *train["gpu_fallbacks"]] == ["L4:1", "A10:1", "T4:1"]
     assert train["timeout"] == 24 * 3600
     assert train["single_use_containers"]
-    assert train["retries"]["retries"] == 10
+    assert train["retries"]["retries"] == 4
     for name, one in functions.items():
         assert one["gpu"] is None or one["timeout"] > 3600, name
         if name.startswith(("Judge", "Scanner", "draw_", "list_")):
@@ -102,28 +152,9 @@ def test_another_gpu_and_a_caller_without_torch(volume: Path, tmp_path: Path) ->
     done = on_modal(f"{TRAIN} --data tiny --detach", tmp_path, MAI_GPU="H100:2", PYTHONPATH=without)
     assert done.returncode == 0, done.stderr
     assert "all epochs (6) are done" in done.stderr
-    assert "train: hires 1 container (H100:2, 8 cores, 16 GiB), 24 h at most an attempt; $" in done.stderr
-    assert done.stdout.startswith("done: run r on the Volume, epoch 6, val loss ")
+    assert "train: hires 1 container (H100:2, 8 cores, 16 GiB), 24 h at most an attempt, 5 attempts" in done.stderr
+    assert done.stdout.startswith("done: run r on the Volume; kept: epoch ")
     assert next(one["gpu"] for one in summary(tmp_path)["functions"] if one["tag"] == "train") == "H100:2"
-
-
-def test_a_detached_training_goes_on_without_its_caller(volume: Path, tmp_path: Path) -> None:
-    copytree(volume / "state", tmp_path / "state")
-    for run in (tmp_path / "state").rglob("runs/r"):
-        for path in run.iterdir():
-            path.unlink()
-    said = tmp_path / "said"
-    script = f"""
-        {TRAIN} --data tiny --detach 2> {said} & client=$!
-        for i in $(seq 600); do grep -q 'training starts' {said} && break; sleep 0.1; done
-        sleep 1; kill -9 $client; wait $client
-        for i in $(seq 120); do
-            [ "$(modal volume get mai runs/r/metrics.jsonl - 2> /dev/null | wc -l)" = 6 ] && break; sleep 1
-        done
-    """
-    on_modal(script, tmp_path)
-    assert "epoch 1" not in said.read_text()  # the caller went before anything had been trained
-    assert weights(tmp_path) == weights(volume)
 
 
 def test_modal_run_with_no_arguments_trains_on_the_volume(tmp_path: Path) -> None:
@@ -131,6 +162,8 @@ def test_modal_run_with_no_arguments_trains_on_the_volume(tmp_path: Path) -> Non
         "modal run modal_app.py --epochs 1 && modal volume ls mai runs/simulated-demo-baseline-resize", tmp_path
     )
     assert done.returncode == 0, done.stderr
+    left = [event["reason"] for event in summary(tmp_path)["events"] if event["event"] == "app.disconnect"]
+    assert left == ["APP_DISCONNECT_REASON_ENTRYPOINT_COMPLETED"]  # an exit with 0 would be a local exception
     assert "done: run simulated-demo-baseline-resize on the Volume" in done.stdout
     assert "runs/simulated-demo-baseline-resize/best.safetensors" in done.stdout
 
@@ -157,6 +190,7 @@ def test_the_hub_sets_are_prepared_on_the_volume_as_here(tmp_path: Path, mai: Ru
         )
     assert there.returncode == here.returncode == 0, there.stderr
     assert there.stdout.splitlines()[:-1] == here.stdout.splitlines()[:-1]
+    assert "what is free there is not known here" in there.stderr
     units = [row["container"] for row in summary(tmp_path)["executions"] if row["function"] == "prepare_unit"]
     assert len(set(units)) >= 2
     home = on_modal(f"modal volume get mai prepared/two/manifest.csv {tmp_path}/", tmp_path)
@@ -191,7 +225,10 @@ def test_one_command_line_two_places(volume: Path, tmp_path: Path, mai: Run) -> 
 
     swept = mai(*sweep.split(), "--data", volume / "tiny")
     assert swept.returncode == 0, swept.stderr
-    assert (tmp_path / "sweep").read_text() == swept.stdout
+    table, _, results = swept.stdout.partition("results: ")
+    assert (
+        tmp_path / "sweep"
+    ).read_text() == f"{table}results: {results.strip()}; the runs are on the Volume, in runs/\n"
 
 
 def test_twins_and_calibration_on_the_volume(volume: Path, tmp_path: Path) -> None:
@@ -276,14 +313,14 @@ def test_a_scan_of_two_thousand_files_goes_on_where_it_was_stopped(volume: Path,
     for i in range(10):
         (folder / f"broken{i}.jpg").write_text("no picture")
     out = tmp_path / "scan.jsonl"
-    scan = f"modal run modal_app.py::scan --path {folder} --out {out} --model r"
+    scan = f"modal run modal_app.py::app.scan --path {folder} --out {out} --model r"
     script = f"""
         {scan} >&2 & client=$!
         for i in $(seq 600); do [ -s {out} ] && break; sleep 0.1; done
         kill -9 $client; wait $client
         wc -l < {out}
         {scan}
-        modal run modal_app.py::scan --path tiny --out {tmp_path}/there.jsonl --model r
+        modal run modal_app.py::app.scan --path tiny --out {tmp_path}/there.jsonl --model r
     """
     done = on_modal(script, tmp_path, "--kill", "Scanner.*@1")
     first = int(done.stdout.splitlines()[0])
@@ -294,7 +331,9 @@ def test_a_scan_of_two_thousand_files_goes_on_where_it_was_stopped(volume: Path,
     assert "2000 files: " in done.stdout
     assert "10 not judged" in done.stdout
     there = [json.loads(line)["path"] for line in (tmp_path / "there.jsonl").read_text().splitlines()]
-    assert sorted(there) == sorted(f"tiny/{path.relative_to(volume / 'tiny')}" for path in pictures)
+    upload = there[0].partition("/")[0]
+    assert upload.startswith("tiny@")
+    assert sorted(there) == sorted(f"{upload}/tiny/{path.relative_to(volume / 'tiny')}" for path in pictures)
 
 
 def test_what_goes_wrong_there_is_one_line_here(volume: Path, tmp_path: Path) -> None:

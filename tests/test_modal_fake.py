@@ -25,6 +25,7 @@ from starlette.testclient import TestClient
 
 from mai_app import cli
 from mai_app.config import RUNS, SHIPPED
+from mai_app.models.registry import shipped_models
 from mai_app.remote.packages import EXPORT, TESTS, THERE, TORCH, WEB, Needs, locked
 from tests import fake_modal
 from tests.conftest import write_data_set
@@ -34,6 +35,8 @@ from tests.hub import Hub, add_six
 ROOT = Path(__file__).parents[1]
 STAYS_HERE = {"data", "runs", "prepared", "on", "detach"}
 """Settings that mean something on the caller's machine only."""
+TAKES = ("train", "evaluate", "draw_heatmap")
+"""Functions that a model of the Hub can be named for, beside the classes."""
 TRAIN = "--recipe baseline --epochs 1 --batch-size 8 --device cpu"  # of the networks the quickest to predict with
 
 
@@ -238,11 +241,19 @@ def test_a_run_that_another_command_trains_is_left_alone(cloud: Cloud, monkeypat
 
 def test_a_training_that_never_comes_to_save_is_given_up(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     # As where the container is killed for want of memory: it is started again, and again.
+    def preempted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
     def killed(*_: object, **__: object) -> None:
         raise OSError("killed")
 
-    monkeypatch.setattr(cloud.app, "train_model", killed)
     settings = {"name": "large", "processes": 1}
+    monkeypatch.setattr(cloud.app, "train_model", preempted)
+    with cloud.app.app.run():
+        for _ in range(5):  # is no fault of the training
+            with pytest.raises(KeyboardInterrupt):
+                cloud.app.train._one("tiny", settings, call="fc-same")
+    monkeypatch.setattr(cloud.app, "train_model", killed)
     with cloud.app.app.run():
         for _ in range(3):
             with pytest.raises(OSError, match="killed"):
@@ -332,6 +343,9 @@ def test_modal_run_with_data_trains_a_recipe(cloud: Cloud, monkeypatch: pytest.M
         "Next: mai evaluate --data tiny --model tiny-x --on modal; modal volume get mai runs/tiny-x runs/\n"
     )
     assert cloud.run("main", "tiny").code is None
+    [upload] = [path.name for path in cloud.world.path("data").glob("tiny@*")]
+    assert cloud.run("main", upload).code is None
+    assert sent.pop()[1]["name"] == "tiny-traces-crop"
     wrong = cloud.run("main", "tiny", "lion")
     baseline, traces = (settings for _, settings in sent)
     assert (baseline["model"], baseline["name"], baseline["epochs"]) == ("baseline", "x", 7)
@@ -380,6 +394,40 @@ def test_evaluate_brings_the_report_home(cloud: Cloud, tmp_path: Path) -> None:
     # Without --out it goes into the run's folder here, which has no weights.
     assert cloud.mai(f"evaluate --data tiny --model r --runs {tmp_path}/runs --on modal").code == 0
     assert (tmp_path / "runs" / "r" / "report-test" / "report.json").is_file()
+
+
+def test_a_model_of_the_hub_is_fetched_by_the_containers(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, images = "--model hf:me/traces", cloud.data / "test"
+    with Hub() as hub:
+        hub.add("models/me/traces", "best.safetensors", shipped_models()["traces"])
+        hub.private.add("models/me/traces")
+        hub.patch(monkeypatch, tmp_path / "hf")
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        there, here = (cloud.mai(f"predict {images} {name} --format json {on}") for on in ("--on modal", ""))
+        assert there.code == 0, there.err
+        assert there.out == here.out
+        assert cloud.mai(f"scan {images} --out {tmp_path}/rows.jsonl {name} --on modal").code == 0
+        assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 8
+        there = cloud.mai(f"evaluate --data tiny {name} --runs {tmp_path}/runs --on modal")
+        assert there.code == 0, there.err
+        assert (tmp_path / "runs" / "me--traces" / "report-test" / "report.html").is_file()
+    for one in (*(cloud.world.classes[name] for name in ("Judge", "Scanner")), *map(cloud.world.functions.get, TAKES)):
+        assert one is not None
+        assert one.settings["secrets"] is cloud.app.hub
+    runs = len(cloud.world.runs)
+    for words, reason in (
+        (
+            f"calibrate --data tiny {name}",
+            "hf:me/traces: a model of the Hub stays as it is; calibrate a run of the Vol",
+        ),
+        (f"predict {images} --model hf:traces", "hf:traces: is no name of a model on the Hub; write hf:owner/name"),
+    ):
+        done = cloud.mai(f"{words} --on modal")
+        assert done.code == 2
+        assert reason in done.err
+    assert len(cloud.world.runs) == runs  # told before anything is built
 
 
 def test_calibrate_and_twins_change_the_volume(cloud: Cloud, tmp_path: Path) -> None:
@@ -651,9 +699,9 @@ sys.meta_path.insert(0, Hidden())
 """
 
 
-def without(packages: str, code: str) -> subprocess.CompletedProcess[str]:
+def without(packages: str, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run Python code where these packages can't be imported."""
-    words = [sys.executable, "-c", HIDE + code, packages]
+    words = [sys.executable, "-c", HIDE + code, packages, *map(str, arguments)]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -678,6 +726,29 @@ def test_each_image_has_what_its_functions_import() -> None:
         absent = [name for name, owners in modules.items() if not {normal(owner) for owner in owners} & closures[needs]]
         done = without(",".join(absent), f"import modal_app\n{block}")
         assert done.returncode == 0, (needs, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("needs", "work"),
+    [
+        ("web", "print(known_models(ServeConfig(runs=Path(sys.argv[3]))))"),
+        ("data", "print(prepare_images(Path(sys.argv[2]), Path(sys.argv[4]), workers=2))"),
+        ("data", "make_demo(Path(sys.argv[4]), 24, 0)"),
+        ("data", "print(list(list_files(sys.argv[2])))"),
+        ("data", "print(best_epoch(Path(sys.argv[3]) / 'r'), plan(SweepConfig(data=Path('x'))))"),
+    ],
+)
+def test_an_image_suffices_for_the_work(cloud: Cloud, tmp_path: Path, needs: Needs, work: str) -> None:
+    present = closure(needs)
+    modules = importlib.metadata.packages_distributions()
+    absent = [name for name, owners in modules.items() if not {normal(owner) for owner in owners} & present]
+    code = f"from modal_app import *\nfrom mai_app.training.sweep import plan\n{work}"
+    if needs == "web":
+        code = f"from modal_app import *\n{work}"
+    if "make_demo" in work:
+        code = f"if __name__ == '__main__':\n    from modal_app import *\n    {work}"
+    done = without(",".join(absent), code, cloud.data, cloud.world.path("runs"), tmp_path / "out")
+    assert done.returncode == 0, done.stderr
 
 
 def normal(name: str) -> str:

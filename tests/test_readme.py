@@ -79,7 +79,8 @@ def test_every_modal_command_names_what_is_there() -> None:
     for command in all_commands():
         if found := re.search(r"\bmodal (?:run|deploy) (?:--detach )?(\S+)(.*)", command):
             file, _, name = found[1].partition("::")
-            assert not name or re.search(rf"^{name} = modal\.App\(", (ROOT / file).read_text(), re.MULTILINE), command
+            entrypoint = f'@app.local_entrypoint(name="{name.removeprefix("app.")}")'
+            assert not name or (name.startswith("app.") and entrypoint in (ROOT / file).read_text()), command
             assert {word.replace("-", "_") for word in re.findall(r" --([a-z-]+)", found[2])} <= options, command
             seen += 1
     assert seen >= 5

@@ -25,14 +25,15 @@ class Unused:
 def unused_sets(prepared: Path) -> Iterator[Unused]:
     """The sets below a folder that a folder of images was prepared as, and would not be now.
 
-    Sets of the Hub, and those with a name of their own, are never among them.
+    Sets of the Hub, those with a name of their own, and those of an older MAI, which noted relative paths, are
+    never among them.
     """
     for folder in sorted(path for path in prepared.glob("*") if (path / "plan.json").is_file()):
         try:
             plan = json.loads((folder / "plan.json").read_text())
             data = Path(plan["folder"])
             form = json.loads((folder / "prepared.json").read_text())["form"]
-            why = _why_unused(folder, data, PreparedForm(**form))
+            why = _why_unused(folder, data, PreparedForm(**form)) if data.is_absolute() else ""
         except (OSError, ValueError, KeyError, TypeError):  # not of a folder alone, unfinished, or damaged
             continue
         if why:

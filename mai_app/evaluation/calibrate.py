@@ -26,7 +26,8 @@ from mai_app.inference.detector import Detector
 from mai_app.models import registry
 from mai_app.models.calibration import Calibration, calibrate_tiers
 from mai_app.models.checkpoint import load_checkpoint, save_checkpoint
-from mai_app.models.registry import BEST, find_checkpoint
+from mai_app.models.hub import cached_name
+from mai_app.models.registry import BEST, find_checkpoint, name_of
 
 FOLDER: Final = "calibration"
 """Folder of the scores, beside the checkpoint."""
@@ -38,14 +39,15 @@ def calibrate_checkpoint(config: CalibrateConfig) -> tuple[Path, Calibration]:
     Images are scored as in evaluation and prediction: whole files, all crops; here in all four tiers. The file is
     replaced atomically; its weights stay as they are. Returns the file and its new calibration.
 
-    Raises CheckpointError for a shipped, unusable or meanwhile changed checkpoint, DataError for an unusable data set
-    or too few val images.
+    Raises CheckpointError for a shipped, downloaded, unusable or meanwhile changed checkpoint, DataError for an
+    unusable data set or too few val images.
     """
     path = find_checkpoint(config.model, config.runs)
-    if path.parent == registry.FOLDER:
+    if path.parent == registry.FOLDER or cached_name(path):
+        whose = f"{name_of(path)}: was downloaded" if cached_name(path) else f"{path}: comes with MAI"
         raise CheckpointError(
-            f"{path}: comes with MAI and stays as it is; copy it to {config.runs / 'mine' / BEST}, "
-            f"and calibrate that with --model mine"
+            f"{whose} and stays as it is; copy {path} to {config.runs / 'mine' / BEST}, and calibrate that with "
+            f"--model mine"
         )
     checkpoint = load_checkpoint(path)
     detector = Detector(checkpoint, choose_device(config.device))

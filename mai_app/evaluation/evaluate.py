@@ -29,9 +29,9 @@ from mai_app.images.decode import decode, encode_jpeg
 from mai_app.images.preprocess import shrink
 from mai_app.images.quality import TIER_WORDS
 from mai_app.inference.detector import Detector
-from mai_app.models import registry
 from mai_app.models.checkpoint import load_checkpoint
-from mai_app.models.registry import find_checkpoint
+from mai_app.models.hub import cached_name
+from mai_app.models.registry import find_checkpoint, results_folder
 
 GROUPS: Final = (("kind", 0), ("source", 0), ("generator", 1), ("source", 1))
 """Groups that have figures of their own: column of the data set's rows, and class."""
@@ -51,9 +51,7 @@ def evaluate(config: EvaluateConfig, note: str = "") -> dict[str, Any]:
     """
     path = find_checkpoint(config.model, config.runs)
     detector = Detector(load_checkpoint(path), choose_device(config.device))
-    # Nothing is written into the folder of the shipped models.
-    home = config.runs / path.stem if path.parent == registry.FOLDER else path.parent
-    out = config.out or home / f"report-{config.split}"
+    out = config.out or results_folder(path, config.runs) / f"report-{config.split}"
     images = open_images(config.data, config.split, config.prepared)
     rows = score(detector, images, config.split, config.workers, out / "scores.jsonl")
     judged = [row for row in rows if row["part"] == "judged"]
@@ -74,7 +72,7 @@ def evaluate(config: EvaluateConfig, note: str = "") -> dict[str, Any]:
         "note": note,
         "model": detector.info.model,
         "version": detector.checkpoint.version,
-        "checkpoint": str(path),
+        "checkpoint": str(cached_name(path) or path),
         "input": detector.info.preprocessing.input,
         "trained_on": detector.info.data,
         "data": str(config.data),

@@ -21,6 +21,7 @@ from mai_app.errors import CheckpointError, DataError
 from mai_app.evaluation.model_card_figures import Report, data_name, escape, markdown_table, results_section
 from mai_app.models.checkpoint import Checkpoint, load_checkpoint
 from mai_app.models.description import CheckpointInfo, training_flags
+from mai_app.models.hub import is_hub_name
 from mai_app.models.registry import find_checkpoint, name_of
 
 KEYS: Final = {
@@ -68,7 +69,8 @@ def write_card(config: CardConfig) -> Path:
                 f"{folder}: is a report on other images than {config.report}; evaluate both models on the same part of "
                 f"the same data set"
             )
-    path = find_checkpoint(config.model, config.runs) if config.model else Path(report["checkpoint"])
+    named = config.model or report["checkpoint"]
+    path = find_checkpoint(named, config.runs) if config.model or is_hub_name(named) else Path(named)
     if not path.is_file():
         raise CheckpointError(f"{path}: {config.report} names it, and it is not there; name the file with --model")
     checkpoint = load_checkpoint(path)

@@ -182,7 +182,8 @@ def _read_evidence(data: bytes) -> tuple["Evidence", ...]:
 def load(model: str | Path = "", device: str = "auto", runs: Path = RUNS) -> Detector:
     """Load a detector: a checkpoint file, a run's folder, or the name of a run or of a model that comes with MAI.
 
-    By default it is the run trained last, or, where there is none, the model that comes with MAI.
+    By default it is the run trained last, or, where there is none, the model that comes with MAI. hf:owner/name is a
+    model of the Hub, hf:owner/name@revision that of a branch, a tag or a commit; it is downloaded once.
 
     Raises CheckpointError if there is none or it can't be used, RunError if the device is unavailable.
     """

@@ -11,7 +11,7 @@ from mai_app.core.log import say
 from mai_app.errors import CheckpointError, ModelNameError
 from mai_app.inference.detector import Detector, load
 from mai_app.inference.known import find_models
-from mai_app.models.registry import find_checkpoint, name_of
+from mai_app.models.registry import find_checkpoint, name_of, pin_revision
 
 MAX_LOADED: Final = 4
 """Models in memory at most, the default included."""
@@ -48,6 +48,8 @@ class LiveDetector:
             self._checked_at = time.monotonic()
             return self._detector
         try:
+            # A branch of the Hub stays where it was: asking each time would be a request every few seconds.
+            self._model = pin_revision(self._model, self._runs)
             path = find_checkpoint(self._model, self._runs)
             stat = path.stat()
             file_state = (str(path), stat.st_mtime_ns, stat.st_size)

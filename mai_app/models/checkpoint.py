@@ -13,6 +13,7 @@ from torch import nn
 from mai_app.core.files import write_bytes
 from mai_app.errors import CheckpointError, RunError
 from mai_app.models.description import CheckpointInfo, info_document, parse_info
+from mai_app.models.hub import show_path
 from mai_app.models.views import build_network
 
 
@@ -46,28 +47,29 @@ def _stored(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU; raises CheckpointError if it is missing, damaged, foreign or too new."""
+    where = show_path(path)
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
+        raise CheckpointError(f"{where}: can't be read ({error.strerror})") from None
     try:
         tensors = safetensors.torch.load(data)
         # safetensors checked the header just above; its metadata is only to be had from the header itself.
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except (safetensors.SafetensorError, ValueError, KeyError) as error:  # KeyError: numbers that torch does not have
-        raise CheckpointError(f"{path}: truncated, or no safetensors file ({error}); copy or train it anew") from None
+        raise CheckpointError(f"{where}: truncated, or no safetensors file ({error}); copy or train it anew") from None
     info = parse_info(path, (header.get("__metadata__") or {}).get("mai"))
     try:
         network = build_network(info.model, info.architecture)
     except RunError as error:
-        raise CheckpointError(f"{path}: its network can't be built ({error})") from None
+        raise CheckpointError(f"{where}: its network can't be built ({error})") from None
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path}: its weights do not fit the model {info.model!r} ({reason})") from None
+        raise CheckpointError(f"{where}: its weights do not fit the model {info.model!r} ({reason})") from None
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise CheckpointError(f"{path}: holds weights that are not finite numbers; train it anew")
+        raise CheckpointError(f"{where}: holds weights that are not finite numbers; train it anew")
     network.eval()
     weights = hashlib.sha256(info.model.encode() + data[8 + int.from_bytes(data[:8], "little") :])
     return Checkpoint(path, network, info, hashlib.sha256(data).hexdigest(), weights.hexdigest())

@@ -22,6 +22,7 @@ from mai_app.config import (
 )
 from mai_app.errors import CheckpointError
 from mai_app.models.calibration import Calibration, TierRates
+from mai_app.models.hub import show_path
 
 FORMAT_VERSION: Final = 3
 """2 added what a calibration says of the tiers, 3 what it says of sources and the architecture of networks of views;
@@ -66,34 +67,36 @@ class Description:
 
 def read_description(path: Path) -> Description:
     """Describe a checkpoint's file; raises CheckpointError, naming the file, for one that can't be used."""
+    where = show_path(path)
     try:
         stat = path.stat()
     except OSError as error:
-        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
+        raise CheckpointError(f"{where}: can't be read ({error.strerror})") from None
     return _read_unchanged(path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=256)
 def _read_unchanged(path: Path, modified: int, size: int) -> Description:  # noqa: ARG001 - part of the cache's key
     """The description of a file as it was at that time: hashing a large file takes a second."""
-    info = read_info(path)
+    info, where = read_info(path), show_path(path)
     try:
         with path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
+        raise CheckpointError(f"{where}: can't be read ({error.strerror})") from None
     return Description(path, size, sha256, info)
 
 
 def read_info(path: Path) -> CheckpointInfo:
     """What a checkpoint says about itself, from its header alone; raises CheckpointError, naming the file."""
+    where = show_path(path)
     try:
         with safetensors.safe_open(path, "np") as opened:
             document = (opened.metadata() or {}).get("mai")
     except OSError as error:
-        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
+        raise CheckpointError(f"{where}: can't be read ({error.strerror})") from None
     except (safetensors.SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path}: truncated, or no safetensors file ({error}); copy or train it anew") from None
+        raise CheckpointError(f"{where}: truncated, or no safetensors file ({error}); copy or train it anew") from None
     return parse_info(path, document)
 
 
@@ -104,14 +107,15 @@ def info_document(info: CheckpointInfo) -> str:
 
 def parse_info(path: Path, document: str | None) -> CheckpointInfo:
     """The info in a header's JSON text; raises CheckpointError, naming the file, if it is foreign, new or damaged."""
+    where = show_path(path)
     if document is None:
-        raise CheckpointError(f"{path}: holds weights, but not MAI's; a MAI checkpoint comes from `mai train`")
+        raise CheckpointError(f"{where}: holds weights, but not MAI's; a MAI checkpoint comes from `mai train`")
     try:
         facts = json.loads(document)
         version = facts.pop("format_version")
         if version > FORMAT_VERSION:
             raise CheckpointError(
-                f"{path}: written by a newer MAI ({facts.get('mai_version')}, format {version}; this one reads up to "
+                f"{where}: written by a newer MAI ({facts.get('mai_version')}, format {version}; this one reads up to "
                 f"{FORMAT_VERSION}); update MAI"
             )
         facts["preprocessing"] = Preprocessing(**facts["preprocessing"])
@@ -124,10 +128,10 @@ def parse_info(path: Path, document: str | None) -> CheckpointInfo:
         info = CheckpointInfo(**{f.name: facts[f.name] for f in fields(CheckpointInfo)})
         _check(info)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its description is damaged ({error}); copy or train it anew") from None
+        raise CheckpointError(f"{where}: its description is damaged ({error}); copy or train it anew") from None
     if info.architecture is None and info.model not in MODEL_NAMES:
         available = sorted(MODEL_NAMES)
-        raise CheckpointError(f"{path}: model {info.model!r} not found; available models = {available}")
+        raise CheckpointError(f"{where}: model {info.model!r} not found; available models = {available}")
     return info
 
 

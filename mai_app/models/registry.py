@@ -1,4 +1,4 @@
-"""The model registry: every model that --model can name, shipped ones and runs, with path, default and description."""
+"""The model registry: every model that --model can name (runs, shipped ones, the Hub's), with path and description."""
 
 import re
 from collections.abc import Iterable
@@ -10,6 +10,7 @@ from mai_app.config import SHIPPED
 from mai_app.core.display import show_name, show_percent
 from mai_app.errors import CheckpointError, ModelNameError
 from mai_app.models.description import read_description, read_info
+from mai_app.models.hub import PREFIX, cached_name, download, is_hub_name, parse_name
 
 FOLDER: Final = Path(__file__).with_name("weights")
 """The checkpoints that come with the package, NAME.safetensors each."""
@@ -44,15 +45,20 @@ def default_model(runs: Path) -> Path | None:
 
 
 def name_of(path: Path) -> str:
-    """What a checkpoint is called: by its run's folder, or, for any other file, by itself."""
+    """What a checkpoint is called: by its repository on the Hub, by its run's folder, or, any other file, by itself."""
+    if found := cached_name(path):
+        return f"{PREFIX}{found.repository}"
     return path.absolute().parent.name if path.name == BEST else path.stem
 
 
 def find_checkpoint(name: str, runs: Path) -> Path:
     """The checkpoint that a user means: a file, a run's folder, or else the name of a run or of a shipped model.
 
-    For "" it is that of `default_model`. Raises CheckpointError that lists what there is.
+    For "" it is that of `default_model`; for hf:owner/name[@revision] that file of the Hub, downloaded unless it is in
+    the cache. Raises CheckpointError that lists what there is, or says why the Hub's can't be had.
     """
+    if is_hub_name(name):
+        return download(parse_name(name), BEST)
     trained, shipped = trained_runs(runs), shipped_models()
     if not name:
         if default := default_model(runs):
@@ -71,6 +77,18 @@ def find_checkpoint(name: str, runs: Path) -> Path:
         raise ModelNameError(
             f"model {name!r} not found; available runs in {runs}/ = {list(trained)}, shipped models = {list(shipped)}"
         ) from None
+
+
+def pin_revision(name: str, runs: Path) -> str:
+    """A name of the Hub as the file that it stands for now, so that it is asked once; any other name as it is."""
+    return str(find_checkpoint(name, runs)) if is_hub_name(name) else name
+
+
+def results_folder(path: Path, runs: Path) -> Path:
+    """Where reports on a checkpoint go: its own folder; of a shipped or downloaded one a folder below `runs`."""
+    if found := cached_name(path):
+        return runs / found.repository.replace("/", "--")
+    return runs / path.stem if path.parent == FOLDER else path.parent
 
 
 @dataclass(frozen=True)

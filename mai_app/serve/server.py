@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from mai_app.config import SERVE_LIMITS, ServeConfig, ServeLimits
@@ -17,6 +17,7 @@ from mai_app.core.log import say
 from mai_app.errors import MaiError
 from mai_app.inference.known import known_models
 from mai_app.inference.reload import DetectorCache
+from mai_app.models.registry import pin_revision
 from mai_app.serve.backend import Backend, FileResult, Files
 from mai_app.serve.queue import BATCH, PredictionQueue, Task
 
@@ -33,6 +34,7 @@ def local_backend(config: ServeConfig, limits: ServeLimits = SERVE_LIMITS) -> It
 
     Raises CheckpointError or RunError at once if the default model is unusable.
     """
+    config = replace(config, model=pin_revision(config.model, config.runs))
     detectors = DetectorCache(config)
 
     def process(task: Task, model: str, files: Files) -> Iterator[Any]:

@@ -129,6 +129,8 @@ def test_sets_of_folders_that_are_gone_or_changed_are_removed(tmp_path: Path) ->
     made = {data.name: prepare(data, sets).folder for data in (kept, changed, gone)}
     copytree(made["a"], sets / "six")
     (sets / "six" / "plan.json").write_text('{"sources": {}}')  # of the Hub
+    copytree(made["a"], sets / "old")
+    (sets / "old" / "plan.json").write_text('{"folder": "photos"}')  # who knows from where
     next(changed.rglob("*.png")).unlink()
     for path in sorted(gone.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
@@ -142,7 +144,7 @@ def test_sets_of_folders_that_are_gone_or_changed_are_removed(tmp_path: Path) ->
     assert said[0].endswith(f"{changed} has changed since")
     assert said[1].endswith(f"{gone} is gone")
     assert said[2] == f"0.01 GB freed in {sets}/"
-    assert sorted(sets.iterdir()) == sorted([made["a"], sets / "six"])
+    assert sorted(sets.iterdir()) == sorted([made["a"], sets / "six", sets / "old"])
     assert prepare(kept, sets).folder == made["a"]
 
 

@@ -115,7 +115,9 @@ def test_an_interrupt_saves_and_says_how_to_carry_on(data_set: Path, tmp_path: P
     assert f"stopped at epoch {state['epoch'] + 1}, step {state['step']} of 4, and saved" in errors
 
 
-def test_stopped_after_any_save_it_carries_on_to_the_same_end(plain: TrainConfig, tmp_path: Path) -> None:
+def test_stopped_after_any_save_it_carries_on_to_the_same_end(
+    plain: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # 4 steps an epoch, saved after each and after the epoch: the fourth save lies between training and validation.
     config = replace(plain, runs=tmp_path)
     saves: list[int] = []
@@ -130,6 +132,8 @@ def test_stopped_after_any_save_it_carries_on_to_the_same_end(plain: TrainConfig
             train(config, on_save=stop)
     run, reference = train(config, on_save=stop), folder_of(plain)
     assert len(saves) == 10  # no step was taken twice
+    assert metrics(run)[0]["images_per_second"] is None  # its steps had been taken before
+    assert " 0 images/s" not in capsys.readouterr().err
     assert (run / "best.safetensors").read_bytes() == (reference / "best.safetensors").read_bytes()
     keys = ("epoch", "train_loss", "val_loss", "learning_rate")
     assert [[row[key] for key in keys] for row in metrics(run)] == [
