@@ -48,14 +48,15 @@ def write_text(path: Path, text: str) -> None:
 def text_encoding(head: bytes) -> str:
     """The encoding of a text that begins with these bytes, by its byte order mark or the zeros of UTF-16; else UTF-8.
 
-    Windows PowerShell writes UTF-16. No file name and no table holds a zero byte otherwise.
+    Windows PowerShell writes UTF-16. No file name and no table holds a zero byte otherwise; in UTF-16 the zeros of
+    Latin letters, dots and slashes stand all before them or all behind.
     """
     if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "utf-32"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
-    if len(head) > 1 and (head[0] == 0) != (head[1] == 0):
-        return "utf-16-be" if head[0] == 0 else "utf-16-le"
+    if (0 in head[0::2]) != (0 in head[1::2]):
+        return "utf-16-be" if 0 in head[0::2] else "utf-16-le"
     return "utf-8-sig"
 
 

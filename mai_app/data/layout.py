@@ -26,7 +26,7 @@ CLASS_NAMES: Final = {
 }
 """Folder names of the classes, in MAI and in the field's data sets (GenImage, ForenSynths and others)."""
 CONTENT_NAMES: Final = frozenset(("nature", "ai"))
-"""Those of them that may as well say what an image shows: they are classes where no other class name speaks."""
+"""Those of them that may as well say what an image shows: they are classes where nothing else speaks."""
 SPLIT_NAMES: Final = {
     "train": "train",
     "training": "train",
@@ -113,7 +113,7 @@ def read_layout(root: Path) -> Layout:
         for file, (split, at) in splits.items()
         if split or not divided
     ]
-    _check(root, records, outside, classes, left_out)
+    _check(root, records, outside, classes, left_out, _said(manifest))
     left_out[NO_CLASS] = outside
     left_out[NO_SPLIT] = [file for file, (split, _) in splits.items() if divided and not split]
     left_out = {reason: names for reason, names in left_out.items() if names}
@@ -168,11 +168,14 @@ class _Classes:
         self.below: defaultdict[Folders, set[str]] = defaultdict(set)
         """By folder the names of the folders in it, as far as they hold images."""
         self._holding: set[Folders] = set()  # folders with a class folder somewhere below
+        self._are_named = False  # whether classes have a name elsewhere that says nothing else, or stand in pairs
         for folders in set(all_folders):
             for i, name in enumerate(folders):
                 self.below[folders[:i]].add(name)
                 if name.lower() in CLASS_NAMES:
                     self._holding.update(folders[:j] for j in range(i + 1))
+                    self._are_named = self._are_named or name.lower() not in CONTENT_NAMES
+        self._are_named = self._are_named or any(map(self._has_both, list(self.below)))
         self.positions = cache(self._positions)
 
     def position(self, folders: Folders) -> int | None:
@@ -194,9 +197,15 @@ class _Classes:
         return {CLASS_NAMES.get(name.lower()) for name in self.below[folder]} >= {0, 1}
 
     def _is_category(self, folder: Folders) -> bool:
-        """Whether nature or ai in this folder is a category, as its neighbours are: they have class folders in them."""
+        """Whether nature or ai in this folder is a category, as its neighbours are.
+
+        They have class folders in them, or none, where classes are named otherwise: midjourney/{nature,city} beside
+        real and fake is no authentic nature.
+        """
         others = [name for name in self.below[folder] if name.lower() not in CLASS_NAMES]
-        return not self._has_both(folder) and any((*folder, name) in self._holding for name in others)
+        if self._has_both(folder) or not others:
+            return False
+        return self._are_named or any((*folder, name) in self._holding for name in others)
 
     def outermost_without(self, folders: Folders) -> str:
         """The outermost folder on the way that says nothing of a class and stands beside others, for a message."""
@@ -255,6 +264,7 @@ def _labels(root: Path, files: list[str], manifest: Manifest, classes: _Classes)
             f"{root}: names of both classes stand on the way to {len(refused)} images, such as {file} ({names}). "
             f"Rename the folder that is no class, or give its images a label in {root / 'manifest.csv'}: a line "
             f"file,label and one for each folder, such as {'/'.join(_folders(file))},authentic (or synthetic)"
+            f"{_said(manifest)}"
         )
     return labels
 
@@ -326,8 +336,9 @@ def _record(
 
 
 def _check(
-    root: Path, records: list[Record], outside: list[str], classes: _Classes, left_out: dict[str, list[str]]
+    root: Path, records: list[Record], outside: list[str], classes: _Classes, left_out: dict[str, list[str]], said: str
 ) -> None:
+    """Raise DataError where an image of each class is missing; `said` is what to say of the manifest."""
     places = Counter(classes.outermost_without(_folders(file)) for file in outside)
     manifest = ""
     if named := [place for place, _ in places.most_common(SHOWN) if place]:
@@ -338,6 +349,7 @@ def _check(
         )
     for reason, files in left_out.items():
         manifest += f". Left out: {len(files)} {reason} ({examples(files)})"
+    manifest += said
     if not records:
         seen = ", ".join(f"{place or '.'}/ ({count} images)" for place, count in places.most_common(SHOWN))
         raise DataError(
@@ -352,6 +364,11 @@ def _check(
             raise DataError(
                 f"{root}: holds no {name} image{where}; a detector needs both classes (folders: {folders}){manifest}"
             )
+
+
+def _said(manifest: Manifest) -> str:
+    """The manifest's notes, for the end of a refusal: a row that was to help may have named nothing."""
+    return "".join(f". {note}" for note in manifest.notes)
 
 
 def _note(root: Path, reason: str, files: list[str], classes: _Classes | None) -> str:

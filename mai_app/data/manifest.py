@@ -124,9 +124,15 @@ def _read(path: Path) -> list[Row]:
         with path.open("rb") as stream:
             encoding = text_encoding(stream.read(4))
         with path.open(newline="", encoding=encoding) as stream:
-            reader = csv.DictReader(stream)
-            if "file" not in (reader.fieldnames or ()):
-                raise DataError(f"{path}: has no column 'file'; its columns are {reader.fieldnames}")
+            head = stream.readline()
+            # Where a comma stands in numbers, spreadsheets write semicolons, and some name the mark in a line before.
+            mark = head.strip()[4:5] if head.lower().startswith("sep=") else ""
+            head = stream.readline() if mark else head
+            mark = mark or max(",;\t", key=head.count)
+            columns = [name.strip().lower() for name in next(csv.reader([head], delimiter=mark), [])]
+            if "file" not in columns:
+                raise DataError(f"{path}: has no column 'file'; its columns are {columns}")
+            reader = csv.DictReader(stream, columns, delimiter=mark)
             return [{k: v or "" for k, v in row.items() if k} for row in reader if row["file"]]
     except (OSError, UnicodeError, csv.Error) as error:
-        raise DataError(f"{path}: can't be read as UTF-8 comma-separated values ({error})") from None
+        raise DataError(f"{path}: can't be read as UTF-8 comma-separated values ({error}); save it so") from None

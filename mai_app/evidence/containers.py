@@ -208,8 +208,6 @@ def _read_png(view: memoryview) -> Metadata:
         kind = bytes(view[at + 4 : at + 8])
         piece = view[at + 8 : at + 8 + length]
         at += 12 + length
-        if kind == b"IEND":
-            break
         if kind in (b"tEXt", b"zTXt", b"iTXt"):
             _add_png_text(found, kind, piece)
         elif kind == b"eXIf":

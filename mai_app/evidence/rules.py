@@ -9,10 +9,10 @@ _GENERATOR_PATTERNS: Final = (
     (
         "Stable Diffusion",
         r"stable ?diffusion|\bsdxl\b|automatic ?1111|\bstability\.? ?ai\b|\bstable (?:image (?:core|ultra)|cascade)\b"
-        r"|\bsd ?3\.5\b|\bsd webui\b|\bsd\.next\b",
+        r"|\bsd (?:xl )?turbo\b|\bdream ?studio\b|\bsd ?3\.5\b|\bsd webui\b|\bsd\.next\b",
     ),
-    ("Midjourney", r"\bmid ?journey"),
-    ("DALL·E", r"\bdall[^a-z0-9]{0,2}e\b"),
+    ("Midjourney", r"\bmid ?journey|\bniji ?journey"),
+    ("DALL·E", r"\bdall[^a-z0-9]{0,2}e ?[23]?\b"),
     ("OpenAI", r"\bopenai\b|\bchatgpt\b|\bgpt ?(?:4o|5|image)|\bsora [12]\b"),
     ("Adobe Firefly", r"\badobe ?firefly\b|^firefly (?:image|ai)\b"),
     ("NovelAI", r"\bnovel ?ai\b"),
@@ -29,7 +29,8 @@ _GENERATOR_PATTERNS: Final = (
         "Google AI",
         r"\b(?:made|created|generated) (?:with|by) google ?(?:gen(?:erative)? ?)?ai\b|\bgoogle (?:ai studio|whisk)\b"
         r"|\bgoogle ?(?:imagen|gemini|image ?fx|pixel ?studio)\b|\bimagen ?[234]\b|\bnano ?banana\b|\bvertex ai\b"
-        r"|\bgemini (?:app|flash|advanced)\b|\bgemini ?[1-9](?:\.[0-9])? ?(?:pro|flash|ultra|nano)\b|^gemini image$",
+        r"|\bgemini (?:app|flash|advanced)\b|\bveo ?[23](?:\.[0-9])?\b"
+        r"|\bgemini ?[1-9](?:\.[0-9])? ?(?:pro|flash|ultra|nano)\b|^gemini image$",
     ),
     ("Apple Image Playground", r"\b(?:image|generative) ?playground\b|\bgenmoji\b"),
     ("Grok", r"\bgrok\b|\bxai\b"),
@@ -48,14 +49,14 @@ _GENERATOR_PATTERNS: Final = (
     ("Playground AI", r"\bplayground ?ai\b|\bplayground\.com\b|\bplayground v[23]\b"),
     ("Meta AI", r"\bimagined? with (?:meta|ai)\b|\b(?:made|created|generated) (?:with|by) meta ai\b|^meta ai\b"),
     ("Amazon Nova", r"\bamazon nova\b|\bnova canvas\b|\btitan image generator\b"),
-    ("Seedream", r"\bseedream|\bseed ?edit\b|\bdreamina\b|\bjimeng ?ai\b|\bdoubao\b"),
+    ("Seedream", r"\bseedream|\bseed ?edit\b|\bdreamina\b|\bjimeng ?ai\b|\bdoubao\b|即梦|豆包"),
     ("Qwen-Image", r"\bqwen ?[0-9.]* ?image|\bqwen/"),
-    ("Wan", r"\bwan ?2\.[0-9]\b|\bwanx(?:iang)?\b"),
+    ("Wan", r"\bwan ?2\.[0-9]\b|\bwanx(?:iang)?\b|通义万相"),
     ("Z-Image", r"\bz image (?:turbo|base|edit|omni)\b|\btongyi (?:wan|mai|image|lab)"),
-    ("Hunyuan", r"\bhunyuan"),
-    ("Kling", r"\bkling ?ai\b|\bkling [123]\b|\bkwai ?kolors\b|^kolors\b"),
+    ("Hunyuan", r"\bhunyuan|混元"),
+    ("Kling", r"\bkling ?ai\b|\bkling [123]\b|\bkwai ?kolors\b|^kolors\b|可灵"),
     ("CogView", r"\bcogview|\bglm image\b"),
-    ("ERNIE", r"\bernie (?:image|vilg)|\bwenxin yige\b"),
+    ("ERNIE", r"\bernie (?:image|vilg)|\bwenxin yige\b|文心一格"),
     ("HiDream", r"\bhidream\b"),
     ("Hailuo", r"\bhailuo\b|\bminimax image\b"),
     ("Reve", r"\breve (?:image|ai)\b|\breve\.(?:com|art)\b"),
@@ -76,10 +77,15 @@ _GENERATOR_PATTERNS: Final = (
     ("StarryAI", r"\bstarry ?ai\b"),
     ("Wombo Dream", r"\bwombo\b"),
     ("DeepAI", r"\bdeepai\b"),
+    ("PixArt", r"\bpixart ?(?:alpha|sigma|[αδσ])"),
+    ("Lumina-Image", r"\blumina ?(?:image|next|t2i)\b"),
+    ("OmniGen", r"\bomnigen ?[0-9]?\b"),
+    ("AuraFlow", r"\baura ?flow\b"),
+    ("Janus", r"\bjanus (?:pro|flow)\b"),
     ("an image generator", r"\bai (?:image|art|photo|picture)s? generator\b"),
 )
 _GENERATORS: Final = tuple((name, re.compile(pattern, re.IGNORECASE)) for name, pattern in _GENERATOR_PATTERNS)
-_WHOLE_NAMES: Final = {"sora": "OpenAI", "gemini": "Google AI", "firefly": "Adobe Firefly"}
+_WHOLE_NAMES: Final = {"sora": "OpenAI", "gemini": "Google AI", "firefly": "Adobe Firefly", "kling": "Kling"}
 """Names that mean a generator where nothing else stands in the field of the program; elsewhere they may be people's."""
 
 _EDITORS: Final = re.compile(

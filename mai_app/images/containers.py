@@ -251,7 +251,9 @@ def _png(data: bytes) -> Parts:
             break
         body = view[at + 8 : end - 4]
         if is_critical:
-            kept.append(view[at:end])
+            # To pixels that are no indices a palette is a hint.
+            if kind != b"PLTE" or data[25] == 3:
+                kept.append(view[at:end])
             pixels_seen = pixels_seen or kind == b"IDAT"
         # As every reader does: what has a wrong checksum is no metadata.
         elif kind in _PNG_USED and zlib.crc32(body, zlib.crc32(kind)) == int.from_bytes(view[end - 4 : end], "big"):

@@ -22,14 +22,6 @@ IMAGE_SUFFIXES: Final = (
     | frozenset((".pjp", ".pjpeg", ".jif", ".jfi"))
     # HEIF, AVIF, JPEG 2000 and JPEG XR: not decoded, but each a row that says so.
     | frozenset((".hif", ".heics", ".heifs", ".avci", ".avifs", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jxr", ".wdp"))
-    # Camera RAW: the decoder says what it is.
-    | frozenset(
-        (
-            *(".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".srf", ".sr2", ".arq", ".raf", ".orf", ".ori"),
-            *(".rw2", ".rwl", ".pef", ".ptx", ".srw", ".x3f", ".3fr", ".fff", ".iiq", ".mrw", ".mef", ".mos", ".dcr"),
-            *(".dcs", ".drf", ".kdc", ".k25", ".erf", ".gpr"),
-        )
-    )
 )
 """Names of files that are taken from a folder as images, whether or not MAI decodes them."""
 HIDDEN: Final = "hidden by a dot in front of a name"
@@ -130,10 +122,15 @@ def find_images(paths: Iterable[str]) -> Iterator[Path | ImageError]:
 
 
 def named_paths(names: Iterable[str]) -> Iterator[str]:
-    """The names of a command line, with - replaced by the lines on standard input, as they come."""
+    """The names of a command line, with - replaced by the lines on standard input, as they come.
+
+    Quotes around a line, as Windows copies a path, are taken off, unless a file has them in its name.
+    """
     for name in names:
         if name == "-":
-            yield from read_names(sys.stdin.buffer)
+            for line in read_names(sys.stdin.buffer):
+                quoted = len(line) > 2 and line[0] == line[-1] == '"' and not os.path.lexists(line)
+                yield line[1:-1] if quoted else line
         else:
             yield name
 

@@ -11,8 +11,9 @@ from mai_app.images.containers import Tiff, jpeg_segments, open_tiff
 FORMATS_IN_WORDS: Final = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 # fmt: off
 RAW_SUFFIXES: Final = frozenset((
-    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".kdc", ".mef", ".mos",
-    ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
+    ".3fr", ".arq", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dcs", ".dng", ".drf", ".erf", ".fff", ".gpr", ".iiq",
+    ".k25", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".ori", ".pef", ".ptx", ".raf", ".rw2", ".rwl",
+    ".sr2", ".srf", ".srw", ".x3f",
 ))
 # fmt: on
 """Names of camera RAW files."""
@@ -37,6 +38,8 @@ _RAW_OF_MAKERS: Final = (
     (b"SAMSUNG", "SRW"),
     (b"CANON", "CR2"),
 )
+_RAW_COMPRESSIONS: Final = frozenset((32767, 32769, 32770, 34713, 65000, 65535))
+"""Of Sony, Epson, Samsung, Nikon, Kodak and Pentax."""
 _MAGIC: Final = (
     (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
     (b"\xff\x0a", "JPEG XL"),
@@ -67,7 +70,7 @@ def raw_format(data: bytes, name: str = "") -> str:
     """Which camera RAW format a file's bytes are: NEF, DNG …, "of an unknown maker"; empty if they are none.
 
     Most are TIFF files whose first picture is a small preview. They are told by DNG's version, by pixels of a colour
-    filter array (TIFF/EP), or by `name`, where that is one of a camera's.
+    filter array (TIFF/EP), by a compression that makers use for these alone, or by `name`, where that is a camera's.
     """
     for at, magic, found in _RAW_MAGIC:
         if data.startswith(magic, at):
@@ -88,7 +91,8 @@ def raw_format(data: bytes, name: str = "") -> str:
             continue
         seen.add(at)
         directory = tiff.directory(at)
-        if 33422 in directory or {32803, 34892} & set(tiff.integers(directory.get(262))):
+        colours, compression = (set(tiff.integers(directory.get(tag))) for tag in (262, 259))
+        if 33422 in directory or {32803, 34892} & colours or _RAW_COMPRESSIONS & compression:
             make = tiff.value(first.get(271)).strip().upper()
             return next((raw for maker, raw in _RAW_OF_MAKERS if make.startswith(maker)), "of an unknown maker")
         pending += [tiff.next(at), *tiff.integers(directory.get(330))]

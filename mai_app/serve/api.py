@@ -234,9 +234,9 @@ def _add_headers_and_errors(app: ASGIApp, hosts: Collection[str], discard_second
 
 
 def _strip_port(header: str) -> str:
-    """Return a Host header in lower case, without its port."""
+    """Return a Host header in lower case, without its port, which may be empty, and the dot of a full name."""
     host, colon, port = header.lower().rpartition(":")
-    return host if colon and port.isdecimal() else header.lower()
+    return (host if colon and (port.isdecimal() or not port) else header.lower()).removesuffix(".")
 
 
 def _format_traceback(error: BaseException) -> str:

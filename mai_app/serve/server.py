@@ -118,7 +118,7 @@ def _host_name(given: str) -> str:
     except ValueError:
         pass
     try:
-        name = given.encode("idna").decode().lower()
+        name = given.encode("idna").decode().lower().removesuffix(".")
     except UnicodeError:
         name = ""
     if not _HOST_NAME.fullmatch(name):

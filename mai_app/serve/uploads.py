@@ -30,10 +30,11 @@ IDLE_SECONDS: Final = 5.0
 """Seconds of silence after which the rest of a body that nobody wants is no longer awaited."""
 MALFORMED_JSON: Final = 'the body is not {"images": [{"name": "…", "data": "<base64>"}]}'
 
-# The alphabet of RFC 4648 for URLs, in the letters of the usual one; and the usual one's marks as a URL escapes them.
+# The alphabet of RFC 4648 for URLs, in the letters of the usual one; and what else than letters a data URL of an image
+# has, as a URL escapes it.
 _STANDARD_ALPHABET: Final = bytes.maketrans(b"-_", b"+/")
 _WHITE_SPACE: Final = b" \t\r\n\f\v"
-_ESCAPED: Final = {b"%2b": b"+", b"%2B": b"+", b"%2f": b"/", b"%2F": b"/", b"%3d": b"=", b"%3D": b"="}
+_ESCAPED: Final = {form % mark: bytes((mark,)) for mark in b'+/=:;,"- _\t\r\n' for form in (b"%%%02x", b"%%%02X")}
 
 # Its messages about malformed forms quote the form.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
@@ -171,13 +172,13 @@ def decode_base64(text: str) -> bytes:
     A data URL (RFC 2397) or base64 alone; either alphabet of RFC 4648; with or without padding; in one line or many.
     """
     data = text.encode("ascii")
-    head, comma, body = data.partition(b",")
+    for escaped, mark in _ESCAPED.items() if b"%" in data else ():
+        data = data.replace(escaped, mark)
+    head, comma, body = data.rpartition(b",")  # the last one: a parameter may hold another
     if comma:
         if not head.translate(None, _WHITE_SPACE).lower().endswith(b"base64"):
             raise ValueError("a data URL without base64")
         data = body
-    for escaped, mark in _ESCAPED.items() if b"%" in data else ():
-        data = data.replace(escaped, mark)
     data = data.translate(_STANDARD_ALPHABET, _WHITE_SPACE).rstrip(b"=")
     return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
 

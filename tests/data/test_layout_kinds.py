@@ -182,6 +182,21 @@ def test_a_category_without_class_folders_is_no_class(tmp_path: Path) -> None:
     assert layout.left_out == {NO_CLASS: ["nature/0.png"]}
 
 
+@pytest.mark.parametrize("classes", [("real", "fake"), ("x/0_real", "x/1_fake"), ("GenImage/nature", "GenImage/ai")])
+@pytest.mark.parametrize("category", ["nature", "AI"])
+def test_a_category_beside_others_is_no_class_where_classes_have_other_names(
+    tmp_path: Path, classes: tuple[str, str], category: str
+) -> None:
+    # midjourney/nature would be authentic else, without a word.
+    touch(tmp_path, *(f"{name}/0.png" for name in classes), f"midjourney/{category}/0.png", "midjourney/city/0.png")
+    layout = read_layout(tmp_path)
+    assert counts(layout) == {(0, ""): 1, (1, ""): 1}
+    assert layout.left_out == {NO_CLASS: sorted([f"midjourney/{category}/0.png", "midjourney/city/0.png"])}
+    assert any("midjourney/" in note for note in layout.notes)
+    (tmp_path / "manifest.csv").write_text("file,label\nmidjourney,synthetic\n")
+    assert counts(read_layout(tmp_path)) == {(0, ""): 1, (1, ""): 3}
+
+
 @pytest.mark.parametrize(
     ("file", "names"),
     [
@@ -325,6 +340,30 @@ def test_a_manifest_in_any_unicode_encoding(tmp_path: Path, encoding: str) -> No
     touch(tmp_path, "real/é.png", "fake/b.png")
     (tmp_path / "manifest.csv").write_bytes("file,source\r\nreal/é.png,film\r\n".encode(encoding))
     assert scan(tmp_path)[1].source == "film"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    "head", ["file;source", "sep=;\nfile;source", "sep=,\nFile, Source", "file\tsource", '"file";"source"']
+)
+def test_a_manifest_as_tables_are_saved_in_other_countries(tmp_path: Path, head: str, encoding: str) -> None:
+    touch(tmp_path, "real/a, b.png", "fake/b.png")
+    mark = next(mark for mark in ";\t," if mark in head.splitlines()[-1])
+    text = f'{head}\n"real/a, b.png"{mark} film\nfake/b.png{mark}web\n'
+    (tmp_path / "manifest.csv").write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    assert [record.source.strip() for record in scan(tmp_path)] == ["web", "film"]
+
+
+def test_a_refusal_tells_of_the_rows_that_did_not_help(tmp_path: Path) -> None:
+    touch(tmp_path, "a/0.png", "b/0.png", "real/fake/0.png")
+    for row in ("real/fake/*,synthetic", "a,human"):
+        (tmp_path / "manifest.csv").write_text(f"file,label\n{row}\n")
+        with pytest.raises(DataError, match=r"1 of 1 rows name no image here \(real/fake|1 rows have another label"):
+            scan(tmp_path)
+    (tmp_path / "real" / "fake" / "0.png").unlink()
+    (tmp_path / "manifest.csv").write_text("file,label\na,real\nb/*,fake\n")
+    with pytest.raises(DataError, match=r"holds no synthetic image.* 1 of 2 rows name no image here \(b/\*\)"):
+        scan(tmp_path)
 
 
 # Random trees

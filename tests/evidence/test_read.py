@@ -103,6 +103,18 @@ def test_a_program_for_editing(form: str) -> None:
         ("Midjourney v6", "Midjourney"),
         ("DALL·E 3", "DALL·E"),
         ("dall-e", "DALL·E"),
+        ("dalle3", "DALL·E"),
+        ("DALLE2", "DALL·E"),
+        ("SD Turbo", "Stable Diffusion"),
+        ("DreamStudio", "Stable Diffusion"),
+        ("niji journey", "Midjourney"),
+        ("Kling", "Kling"),
+        ("Veo 3.1", "Google AI"),
+        ("PixArt Sigma", "PixArt"),
+        ("Lumina Image 2.0", "Lumina-Image"),
+        ("OmniGen2", "OmniGen"),
+        ("AuraFlow v0.3", "AuraFlow"),
+        ("Janus Pro 7B", "Janus"),
         ("Adobe Firefly", "Adobe Firefly"),
         ("Adobe_Firefly", "Adobe Firefly"),
         ("NovelAI", "NovelAI"),
@@ -162,6 +174,26 @@ def test_generators_by_name(software: str, generator: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("software", "generator"),
+    [
+        ("即梦AI", "Seedream"),
+        ("豆包", "Seedream"),
+        ("通义万相", "Wan"),
+        ("文心一格", "ERNIE"),
+        ("可灵AI", "Kling"),
+        ("混元生图", "Hunyuan"),
+    ],
+)
+def test_generators_by_their_chinese_name(software: str, generator: str) -> None:
+    for data in (
+        with_texts([("Software", software)]),
+        saved("JPEG", xmp=xmp_packet(f"<xmp:CreatorTool>{software}</xmp:CreatorTool>")),
+    ):
+        (one,) = found(data)
+        assert one.says.startswith(f"names an AI generator, {generator} (")
+
+
+@pytest.mark.parametrize(
     "software",
     [
         "f.lux",
@@ -179,6 +211,10 @@ def test_generators_by_name(software: str, generator: str) -> None:
         "Text to Image Converter",
         "Dreamweaver",
         "WANalyzer 2",
+        "Kling Andersen",
+        "Lumina Desktop",
+        "Janus 2",
+        "Veo Photo",
     ],
 )
 def test_names_that_are_like_a_generators(software: str) -> None:
@@ -357,6 +393,9 @@ def test_text_behind_the_pixels_is_read() -> None:
     plain = saved("PNG")
     data = plain[:-12] + chunk(b"tEXt", b"parameters\0" + A1111.encode()) + plain[-12:]
     assert found(data)[0].points_to == "synthetic"
+    # And behind the end: no reader shows it, and programs that append have written it.
+    assert found(plain + chunk(b"tEXt", b"parameters\0" + A1111.encode()))[0].points_to == "synthetic"
+    assert found(plain + b"a trailer " * 50) == []
 
 
 def test_comments() -> None:

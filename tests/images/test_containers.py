@@ -302,6 +302,18 @@ def test_a_large_or_broken_chunk_without_pixels_is_no_matter(kind: bytes, body: 
         assert found.notes == ()
 
 
+def test_a_palette_is_no_matter_where_pixels_are_none_of_it() -> None:
+    for body, crc in ((bytes(9), None), (bytes(9), 12345), (bytes(8), None), (bytes(900), None)):
+        found = decode(with_chunks(saved("PNG"), chunk(b"PLTE", body, crc)), "a")
+        assert np.array_equal(found.pixels, PICTURE)
+    buffer = io.BytesIO()
+    Image.fromarray(PICTURE).quantize(16).save(buffer, "PNG")
+    indexed = buffer.getvalue()
+    at = indexed.index(b"PLTE") + 4 + 3 * 16
+    with pytest.raises(ImageError):
+        decode(indexed[:at] + b"!!!!" + indexed[at + 4 :], "a")
+
+
 def test_a_file_that_ends_in_a_text_is_whole() -> None:
     whole = with_chunks(saved("PNG"), chunk(b"tEXt", b"Comment\0" + bytes(500)), at_end=True)
     assert np.array_equal(decode(whole[:-200], "a").pixels, PICTURE)
@@ -510,13 +522,13 @@ def test_hostile_directories_take_no_time() -> None:
 # Camera RAW
 
 
-def raw(make: bytes, *extra: Entry, order: str = "<", photometric: int = 32803) -> bytes:
+def raw(make: bytes, *extra: Entry, order: str = "<", tag: int = 262, value: int = 32803) -> bytes:
     """A small preview in RGB, and behind it a directory of the sensor's own pixels, as most makers write it."""
     number = struct.Struct(order + "L").pack
     more = [(271, 2, make + b"\0"), *extra]
     preview = tiff_picture(*more, (330, 4, number(0)), order=order)
-    sensor = struct.pack(order + "HHHLL", 1, 262, 3, 1, 0)[:-4]
-    sensor += struct.pack(order + "H", photometric) + bytes(6)
+    sensor = struct.pack(order + "HHHLL", 1, tag, 3, 1, 0)[:-4]
+    sensor += struct.pack(order + "H", value) + bytes(6)
     return tiff_picture(*more, (330, 4, number(len(preview))), order=order) + sensor
 
 
@@ -530,7 +542,11 @@ def raw(make: bytes, *extra: Entry, order: str = "<", photometric: int = 32803) 
         (raw(b"SAMSUNG"), "SRW"),
         (raw(b"Hasselblad"), "of an unknown maker"),
         (raw(b"Adobe", (50706, 1, b"\1\4\0\0")), "DNG"),
-        (raw(b"Apple", photometric=34892), "of an unknown maker"),
+        (raw(b"Apple", value=34892), "of an unknown maker"),
+        (raw(b"SONY", tag=259, value=32767), "ARW"),
+        (raw(b"NIKON CORPORATION", tag=259, value=34713), "NEF"),
+        (raw(b"SAMSUNG", tag=259, value=32770), "SRW"),
+        (raw(b"PENTAX", tag=259, value=65535), "PEF"),
         (tiff_picture((50706, 1, b"\1\4\0\0")), "DNG"),
         (tiff_picture((262, 3, b"\x23\x80"), pixels=PICTURE[:, :, 0]), "of an unknown maker"),
         (b"II*\0\x10\0\0\0CR\2\0" + bytes(100), "CR2"),
@@ -551,7 +567,7 @@ def test_camera_raw_is_named_and_refused(data: bytes, kind: str) -> None:
 
 
 def test_a_tiff_with_a_camera_raws_name_is_one() -> None:
-    for name, kind in (("DSC_1.NEF", "NEF"), ("folder/a.3fr", "3FR")):
+    for name, kind in (("DSC_1.NEF", "NEF"), ("folder/a.3fr", "3FR"), ("a.ARQ", "ARQ"), ("a.ptx", "PTX")):
         with pytest.raises(ImageError, match=rf"camera RAW \({kind}\)"):
             decode(tiff_picture(), name)
     assert np.array_equal(decode(saved("PNG"), "a.nef").pixels, PICTURE)

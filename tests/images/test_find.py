@@ -18,6 +18,7 @@ JPEG = b"\xff\xd8\xff\xe0\0\x10JFIF"
         *("a.jpg", "A.JPG", "a.jfif", "a.pjp", "a.pjpeg", "DSC1.HIF", "a.heic", "a.avifs", "a.jp2", "a.jpx", "a.jxr"),
         *("a.jpg_large", "a.jpg-large", "a.png:orig", "a.jpg_4096x4096", "a.jpg!w700", "a.webp@100w", "a.jpg?v=1.2"),
         *("a.jpg.1", "a.DNG", "a.nef", "a.cr2", "a.CR3", "a.arw", "a.raf", "a.orf", "a.rw2", "a.pef", "a.x3f"),
+        *("a.arq", "a.ori", "a.ptx", "a.dcs", "a.drf", "a.k25"),
     ],
 )
 def test_names_of_images(name: str) -> None:
@@ -108,8 +109,20 @@ def test_linked_folders_are_searched_and_loops_end(tmp_path: Path, capsys: pytes
     )
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
-def test_a_list_on_standard_input_in_any_unicode_encoding(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
-    stream = io.TextIOWrapper(io.BytesIO("größe.jpg\r\n\r\nb.jpg".encode(encoding)))
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("first", ["größe.jpg", "фото.jpg", "写真/1.jpg"])
+def test_a_list_on_standard_input_in_any_unicode_encoding(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, first: str
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(f"{first}\r\n\r\nb.jpg".encode(encoding)))
     monkeypatch.setattr("sys.stdin", stream)
-    assert list(named_paths(["a.jpg", "-"])) == ["a.jpg", "größe.jpg", "b.jpg"]
+    assert list(named_paths(["a.jpg", "-"])) == ["a.jpg", first, "b.jpg"]
+
+
+def test_quotes_around_a_name_of_a_list_are_taken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('"really".jpg').touch()
+    Path('"b"').touch()
+    text = '"C:\\my photos\\a.jpg"\r\n"really".jpg\n"b"\n"\n""\n'
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    assert list(named_paths(["-"])) == ["C:\\my photos\\a.jpg", '"really".jpg', '"b"', '"', '""']

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from starlette.exceptions import HTTPException
@@ -83,6 +84,9 @@ def base64_forms(data: bytes) -> dict[str, str]:
         "with spaces": f"  data:image/png; base64, {plain} \n",
         "without its scheme": f"image/png;base64,{plain}",
         "escaped": f"data:image/png;base64,{escaped}",
+        "escaped as a whole": quote(f"data:image/png;base64,{plain}", safe=""),
+        "escaped line ends": quote("\r\n".join(textwrap.wrap(f"data:image/png;base64,{plain}", 76)), safe=";,:"),
+        "with a comma in its name": f'data:image/png;name="a, b.png";base64,{plain}',
         "all of it": "data:;base64,"
         + "\n".join(textwrap.wrap(base64.urlsafe_b64encode(data).decode().rstrip("="), 76)),
     }
@@ -350,9 +354,25 @@ def test_the_page_is_there_only_when_open(ask: Ask, fake: Fake) -> None:
 
 def test_only_the_hosts_given_are_answered(fake: Fake) -> None:
     with serving(create_app(fake.backend, True, hosts=("localhost", "127.0.0.1", "[::1]"))) as asked:
-        for host in ("localhost", "127.0.0.1:8000", "[::1]:80", "LOCALHOST:1"):
+        for host in (
+            "localhost",
+            "127.0.0.1:8000",
+            "[::1]:80",
+            "LOCALHOST:1",
+            "localhost.",
+            "localhost.:80",
+            "localhost:",
+        ):
             assert asked("/healthz", Host=host).status == 200
-        for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example:80", ""):
+        for host in (
+            "evil.example",
+            "evil.example:8000",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:80",
+            "",
+            ".",
+            ":80",
+        ):
             for path in ("/", "/healthz", "/nowhere", "/openapi.json"):
                 refused = asked(path, Host=host)
                 assert_problem(refused, 421, "127.0.0.1")

@@ -393,15 +393,25 @@ def serve_command(config: ServeConfig, **changes: Any) -> Iterator[Ask]:
 
 
 def test_a_proxy_may_pass_the_name_that_was_allowed(config: ServeConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    names = ("Mai.Example.org", "bücher.example", "10.1.2.3", "fd00::1")
+    names = ("Mai.Example.org", "bücher.example", "10.1.2.3", "fd00::1", "final.dot.")
     with serve_command(config, allowed_host=names) as ask:
-        for host in ("mai.example.org", "MAI.example.org:8443", "xn--bcher-kva.example", "10.1.2.3", "[fd00::1]:80"):
+        for host in (
+            "mai.example.org",
+            "MAI.example.org:8443",
+            "xn--bcher-kva.example",
+            "10.1.2.3",
+            "[fd00::1]:80",
+            "mai.example.org.",
+        ):
             assert ask("/healthz", Host=host).status == 200, host
         for host in ("localhost", "127.0.0.1:1"):
             assert ask("/", Host=host).status == 200, host
         for host in ("example.org", "evil.mai.example.org", "mai.example.org.evil.example", "fd00::1", ""):
             assert_problem(ask("/healthz", Host=host), 421, "mai.example.org")
-    assert "answers as 10.1.2.3, [fd00::1], mai.example.org, xn--bcher-kva.example, too" in capsys.readouterr().err
+    assert (
+        "answers as 10.1.2.3, [fd00::1], final.dot, mai.example.org, xn--bcher-kva.example, too"
+        in capsys.readouterr().err
+    )
     # With a name allowed, a server that listens to the network answers to that name and its own alone.
     with serve_command(config, host="0.0.0.0", allowed_host=("mai.example.org",)) as ask:
         assert ask("/healthz", Host="mai.example.org").status == 200
