@@ -17,12 +17,14 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Final, ParamSpec
 
 import modal
+import modal.exception
 
 import mai_app
 from mai_app import cli
@@ -40,7 +42,7 @@ from mai_app.config import (
 )
 from mai_app.core.log import named_lines
 from mai_app.errors import ImageError, MaiError, RunError, SourceError
-from mai_app.remote.costs import Machine, choose_gpus
+from mai_app.remote.costs import Hire, Machine, choose_gpus
 from mai_app.remote.packages import Needs, locked
 from mai_app.remote.payload import (
     DATA,
@@ -62,6 +64,15 @@ GPUS = choose_gpus(os.environ.get("MAI_GPU"))  # the first that is free
 ONE_GPU = tuple(gpu.partition(":")[0] for gpu in GPUS)  # only training uses several
 RETRIES = 4  # each attempt carries on from the last save
 TRAINER = Machine(cores=8, gib=16, timeout=24 * HOURS, containers=8, gpus=GPUS, retries=RETRIES)
+# The recipe strong: twice the cores that keep an H100 busy, by arithmetic (docs/train.md).
+STRONG = Machine(
+    cores=8,
+    gib=32,
+    timeout=24 * HOURS,
+    containers=8,
+    gpus=GPUS if os.environ.get("MAI_GPU") else ("H100",),
+    retries=RETRIES,
+)
 TWINNER = Machine(cores=8, gib=16, timeout=24 * HOURS, gpus=ONE_GPU, retries=RETRIES)
 EVALUATOR = Machine(cores=8, gib=16, timeout=4 * HOURS, gpus=ONE_GPU)
 DECODER = Machine(cores=4, gib=4, timeout=24 * HOURS, retries=RETRIES)
@@ -75,6 +86,21 @@ JUDGE = Machine(cores=4, gib=4, timeout=10 * MINUTES, containers=10, idle=IDLE)
 SCANNER = Machine(cores=4, gib=4, timeout=30 * MINUTES, containers=20)
 LISTER = Machine(cores=1 / 2, gib=2, timeout=10 * MINUTES, containers=2)
 WEB = Machine(cores=1 / 2, gib=1, timeout=30 * MINUTES, containers=4, idle=IDLE)
+
+MACHINES: Final = {
+    "prepare_folder": DECODER,
+    "prepare": PLANNER,
+    "prepare_unit": FETCHER,
+    "clean": DECODER,
+    "twins": TWINNER,
+    "train": TRAINER,
+    "train_strong": STRONG,
+    "run_sweep": LEADER,
+    "evaluate": EVALUATOR,
+    "calibrate": EVALUATOR,
+    "lead": LEADER,
+}
+"""By name the machines of the functions that a budget is for."""
 
 WITHOUT_SAVE = 3  # attempts of one training that end before they save anything: another would, too
 RELOAD_SECONDS = float(os.environ.get("MAI_LIVE_SECONDS", "30"))  # between two checks for new weights
@@ -102,11 +128,39 @@ volume = modal.Volume.from_name("mai", create_if_missing=True, version=2)
 state = modal.Dict.from_name("mai-state", create_if_missing=True)
 web_image, data_image, torch_image = _image("web"), _image("data"), _image("torch")
 Mounts = dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount]
+P = ParamSpec("P")
+Limits = dict[str, int]  # by function the seconds of an attempt that a budget leaves
 writable: Mounts = {VOLUME: volume}
 readable: Mounts = {VOLUME: volume.with_mount_options(read_only=True)}
 retries = modal.Retries(initial_delay=0.0, max_retries=RETRIES)
 # For private data sets and models and for mirrors of the Hub; the sources in MAI's own table need neither.
 hub = [modal.Secret.from_dict({name: os.environ[name] for name in ("HF_TOKEN", "HF_ENDPOINT") if name in os.environ})]
+
+OVER: Final = "the time that --budget leaves is over; what is done is kept, and the same command carries on"
+
+
+def in_time(function: Callable[P, Payload]) -> Callable[P, Payload]:
+    """The function, but an attempt that begins after the time that a budget leaves the call raises MaiError.
+
+    Time limits alone do not bound it: Modal begins anew, with all of its time, what it has preempted.
+    """
+
+    @functools.wraps(function)
+    def starting(*args: P.args, **kwargs: P.kwargs) -> Payload:
+        state.put(f"began/{modal.current_function_call_id()}", time.time(), skip_if_exists=True)
+        _check_time("begin")
+        return function(*args, **kwargs)
+
+    return starting
+
+
+def _check_time(until: str) -> None:
+    """Raise MaiError where the call's attempts may no longer begin, or go on ("end"), by its budget."""
+    call = modal.current_function_call_id()
+    limits = state.get(f"limits/{call}")
+    if limits and time.time() - state[f"began/{call}"] > limits[until]:
+        raise MaiError(OVER)
+
 
 with web_image.imports():  # type: ignore[no-untyped-call]
     from mai_app.inference.known import known_models
@@ -153,6 +207,7 @@ def make_demo_data(name: str, scenes: int, seed: int) -> Payload:
 
 @app.function(image=data_image, volumes=writable, retries=retries, single_use_containers=True, **DECODER.modal_kwargs())
 @return_errors
+@in_time
 def prepare_folder(data: str, view_size: int = 0) -> Payload:
     """Decode a folder of images on the Volume without paying for a GPU meanwhile; returns the prepared set's name."""
     volume.reload()
@@ -170,15 +225,23 @@ def prepare_folder(data: str, view_size: int = 0) -> Payload:
     **PLANNER.modal_kwargs(),
 )
 @return_errors
-def prepare(settings: dict[str, Any]) -> Payload:
+@in_time
+def prepare(settings: dict[str, Any], limits: Limits) -> Payload:
     """Make a prepared set on the Volume, one container per remote file; returns its summary and what is missing."""
+    unit = _limited(prepare_unit, "prepare_unit", limits)
+    began = state[f"began/{modal.current_function_call_id()}"]
+    until = began + limits.get("prepare_unit", PLANNER.timeout)
     config = PrepareConfig(prepared=Path(PREPARED), **settings)
 
     def run_elsewhere(shards: list[Shard]) -> Iterator[tuple[Shard, SourceError | None]]:
         commit()  # the other containers read the plan, and the names of images to leave out
-        calls = [(shard, set_name(config), config.seed, config.retry_seconds) for shard in shards]
-        for shard, failure in zip(shards, prepare_unit.starmap(calls), strict=True):
+        calls = [(shard, set_name(config), config.seed, config.retry_seconds, until) for shard in shards]
+        late = 0
+        for shard, failure in zip(shards, unit.starmap(calls), strict=True):
+            late += failure is not None and failure["reason"] == OVER
             yield shard, SourceError(failure["reason"], failure["whole"]) if failure else None
+        if late:  # a set without the files that were left would look like a whole one
+            raise MaiError(f"{late} of {len(shards)} files were not begun: {OVER}")
         volume.reload()
 
     made = prepare_sources(config, run_elsewhere=run_elsewhere)
@@ -187,8 +250,13 @@ def prepare(settings: dict[str, Any]) -> Payload:
 
 
 @app.function(image=data_image, volumes=writable, secrets=hub, retries=retries, **FETCHER.modal_kwargs())
-def prepare_unit(shard: Any, name: str, seed: int, retry_seconds: float) -> dict[str, Any] | None:
-    """Download one remote file to the container's disk and store its images; returns why it failed, or None."""
+def prepare_unit(shard: Any, name: str, seed: int, retry_seconds: float, until: float) -> dict[str, Any] | None:
+    """Download one remote file to the container's disk and store its images; returns why it failed, or None.
+
+    Not after `until`, in seconds since 1970.
+    """
+    if time.time() > until:
+        return {"reason": OVER, "whole": False}
     volume.reload()
     own_disk = Path(tempfile.gettempdir())
     if (free := shutil.disk_usage(own_disk).free) < shard.bytes_at_a_time:
@@ -206,6 +274,7 @@ def prepare_unit(shard: Any, name: str, seed: int, retry_seconds: float) -> dict
 
 @app.function(image=data_image, volumes=writable, retries=retries, **DECODER.modal_kwargs())
 @return_errors
+@in_time
 def clean() -> Payload:
     """Remove the prepared sets that are no longer used; returns what was removed, and the uploads that are outdated."""
     volume.reload()
@@ -216,6 +285,7 @@ def clean() -> Payload:
 
 @app.function(image=torch_image, volumes=writable, secrets=hub, retries=retries, **TWINNER.modal_kwargs())
 @return_errors
+@in_time
 def twins(data: str, settings: dict[str, Any], out: str) -> Payload:
     """Make a data set of the Volume with a synthetic twin of each authentic image; returns its summary as text."""
     volume.reload()
@@ -237,8 +307,32 @@ def twins(data: str, settings: dict[str, Any], out: str) -> Payload:
     **TRAINER.modal_kwargs(),
 )
 @return_errors
+@in_time
 def train(data: str, settings: dict[str, Any]) -> Payload:
     """Train a run on the Volume's set of that name; returns the run's name and its last and best epoch."""
+    result = _train(data, settings, TRAINER)
+    commit()
+    return result
+
+
+@app.function(
+    image=torch_image,
+    volumes=writable,
+    secrets=hub,
+    retries=retries,
+    single_use_containers=True,
+    **STRONG.modal_kwargs(),
+)
+@return_errors
+@in_time
+def train_strong(data: str, settings: dict[str, Any]) -> Payload:
+    """As train, for the recipe strong."""
+    result = _train(data, settings, STRONG)
+    commit()
+    return result
+
+
+def _train(data: str, settings: dict[str, Any], machine: Machine) -> Payload:
     run, call = settings["name"], modal.current_function_call_id() or ""
     _claim(run, call)
     attempts = state.get(f"attempts/{call}", 0)
@@ -252,9 +346,13 @@ def train(data: str, settings: dict[str, Any]) -> Payload:
     def saved() -> None:
         state[f"attempts/{call}"] = 0
         commit()
+        _check_time("end")
 
     volume.reload()
-    settings = settings | {"processes": max(torch.cuda.device_count(), settings["processes"])}
+    gpus = torch.cuda.device_count()
+    settings = settings | {"processes": max(gpus, settings["processes"])}
+    if gpus and settings["workers"] < 0:  # what can be counted here are the cores of more than this container
+        settings["workers"] = max(1, int(machine.cores) // gpus)
     config = TrainConfig(data=_find(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
     try:
         with named_lines(run):
@@ -262,22 +360,24 @@ def train(data: str, settings: dict[str, Any]) -> Payload:
     except KeyboardInterrupt:  # preempted, which is no fault of the training
         state[f"attempts/{call}"] = attempts
         raise
-    commit()
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return {"run": folder.name, "last_epoch": last, "best_epoch": best_epoch(folder)}
 
 
 @app.function(image=data_image, volumes=writable, retries=retries, **LEADER.modal_kwargs())
 @return_errors
-def run_sweep(data: str, settings: dict[str, Any]) -> Payload:
+@in_time
+def run_sweep(data: str, settings: dict[str, Any], limits: Limits) -> Payload:
     """Decode, and train every combination of the settings with every seed, a container a run; returns the results."""
     config = SweepConfig(data=Path(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
 
     def train_all(runs: list[TrainConfig]) -> Iterator[Result]:
-        calls = [_spawn_once(train, run.name, *_trained_on(data, extract_settings(run))) for run in runs]
-        for run, call in zip(runs, calls, strict=True):
+        names = [trainer(run.recipe) for run in runs]
+        given = [_trained_on(data, extract_settings(run), limits) for run in runs]
+        calls = [_spawn_once(run.name, name, limits, *one) for run, name, one in zip(runs, names, given, strict=True)]
+        for run, name, call in zip(runs, names, calls, strict=True):
             try:
-                result = call.get()
+                result = _result(call, name, limits)
             except Exception as error:  # whatever that container met
                 result = error_payload(MaiError(f"{type(error).__name__}: {error}"))
             failure = result.get("mai_error")
@@ -290,6 +390,7 @@ def run_sweep(data: str, settings: dict[str, Any]) -> Payload:
 
 @app.function(image=torch_image, volumes=writable, secrets=hub, **EVALUATOR.modal_kwargs())
 @return_errors
+@in_time
 def evaluate(data: str, settings: dict[str, Any]) -> Payload:
     """Evaluate a run on a data set of the Volume; returns the tables as text, and the report's folder there."""
     volume.reload()
@@ -301,6 +402,7 @@ def evaluate(data: str, settings: dict[str, Any]) -> Payload:
 
 @app.function(image=torch_image, volumes=writable, **EVALUATOR.modal_kwargs())
 @return_errors
+@in_time
 def calibrate(data: str, settings: dict[str, Any]) -> Payload:
     """Calibrate a run's scores on a data set's val part; returns a table of the result as text, and the run's name."""
     volume.reload()
@@ -312,18 +414,19 @@ def calibrate(data: str, settings: dict[str, Any]) -> Payload:
 
 @app.function(image=data_image, volumes=readable, retries=retries, **LEADER.modal_kwargs())
 @return_errors
-def lead(command: str, data: str, settings: dict[str, Any], *more: str) -> Payload:
-    """Decode the data set first, where the command needs that, then do the command: nothing depends on the caller."""
+@in_time
+def lead(command: str, data: str, settings: dict[str, Any], limits: Limits, *more: str) -> Payload:
+    """Decode the data set first, where the command needs that, then do the command: nothing depends on the caller.
+
+    `limits`: by function the time limit of an attempt in seconds, where it is another than its own.
+    """
     volume.reload()
-    work: Any
+    name, arguments = command, (data, settings)
     if command == "train":
-        work, arguments = train, _trained_on(data, settings)
-    else:
-        work, arguments = {"evaluate": evaluate, "calibrate": calibrate, "twins": twins}[command], (data, settings)
-        if command == "twins" or not _has_parts(data):
-            _prepared_set(data, 0)
-    result: Payload = _spawn_once(work, command, *arguments, *more).get()
-    return result
+        name, arguments = trainer(settings["recipe"]), _trained_on(data, settings, limits)
+    elif command == "twins" or not _has_parts(data):
+        _prepared_set(data, 0, limits)
+    return _result(_spawn_once(command, name, limits, *arguments, *more), name, limits)
 
 
 # Predicting
@@ -463,30 +566,61 @@ def _has_parts(data: str) -> bool:
     return is_prepared(folder) or all(record.split for record in read_layout(folder).records)
 
 
-def _prepared_set(data: str, view_size: int) -> str:
+def _prepared_set(data: str, view_size: int, limits: Limits) -> str:
     """The name of the prepared set of a data set; decoded first, unless that is done. Raises MaiError."""
-    call = _spawn_once(prepare_folder, f"prepare {view_size}", data, view_size)
-    return str(unwrap(call.get(), "")["set"])
+    name = "prepare_folder"
+    call = _spawn_once(f"prepare {view_size}", name, limits, data, view_size)
+    return str(unwrap(_result(call, name, limits), "")["set"])
 
 
-def _trained_on(data: str, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _trained_on(data: str, settings: dict[str, Any], limits: Limits) -> tuple[str, dict[str, Any]]:
     """The arguments of `train`: the prepared set, so that no attempt has to look through the folder of images.
 
     With folds the folder: whole images are scored by what was trained without their sources.
     """
     view_size = settings["view_size"] if settings["input"] == "views" else 0
-    prepared = _prepared_set(data, view_size)
+    prepared = _prepared_set(data, view_size, limits)
     return (data if settings["folds"] else prepared), settings
 
 
-def _spawn_once(function: Any, name: str, *arguments: Any) -> Any:
-    """Start a remote function, or find the call that this function's interrupted attempt had started."""
-    key = f"started/{modal.current_function_call_id()}/{name}"
+def trainer(recipe: str) -> str:
+    """The name of the function that trains a recipe."""
+    return "train_strong" if recipe == "strong" else "train"
+
+
+def _limited(function: Any, name: str, limits: Limits) -> Any:
+    """The function with the time limit that a budget leaves it, where there is one."""
+    return function.with_options(timeout=limits[name]) if name in limits else function
+
+
+def spawn(name: str, limits: Limits, *arguments: Any) -> Any:
+    """Start the remote function of that name, and note how long its attempts may begin, and go on, by its budget."""
+    call = _limited(globals()[name], name, limits).spawn(*arguments)
+    if name in limits:
+        rounds = Hire(MACHINES[name]).rounds
+        state[f"limits/{call.object_id}"] = {"begin": (rounds - 1) * limits[name], "end": rounds * limits[name]}
+    return call
+
+
+def _spawn_once(key: str, name: str, limits: Limits, *arguments: Any) -> Any:
+    """As spawn, or find the call that this function's interrupted attempt had started under that key."""
+    key = f"started/{modal.current_function_call_id()}/{key}"
     if started := state.get(key):
         return modal.FunctionCall.from_id(started)
-    call = function.spawn(*arguments)
+    call = spawn(name, limits, *arguments)
     state[key] = call.object_id
     return call
+
+
+def _result(call: Any, name: str, limits: Limits) -> Payload:
+    """The result of a call; raises MaiError where a budget's time limit has ended all of its attempts."""
+    try:
+        result: Payload = call.get()
+    except modal.exception.FunctionTimeoutError:
+        if name in limits:
+            raise MaiError(f"{name}: {OVER}") from None
+        raise
+    return result
 
 
 def _claim(run: str, call: str) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -34,17 +35,36 @@ from mai_app.data.contents import MARKER, hash_contents, list_contents, upload_n
 from mai_app.data.layout import read_layout
 from mai_app.data.sources import SOURCES
 from mai_app.errors import ImageError, MaiError, ModelNameError
-from mai_app.images.find import find_images
+from mai_app.images.find import find_images, walk_images
 from mai_app.inference.prediction import Prediction, prediction_of, show_predictions
 from mai_app.inference.scan import list_files, read_item
 from mai_app.inference.scan import scan as scan_here
 from mai_app.models.hub import is_hub_name, parse_name
-from mai_app.remote.costs import describe_cost
+from mai_app.remote.costs import (
+    SPEEDS,
+    STRONG_SPEEDS,
+    Hire,
+    Role,
+    describe_bound,
+    describe_cost,
+    describe_training,
+    limits_within,
+    time_limits,
+)
 from mai_app.remote.payload import DEMO, Payload, extract_settings, unwrap
 from mai_app.training.sweep import Result, exit_code, json_path, plan, table
 
 Output = IO[str] | None
 """Where a command's results are written; None: standard output."""
+ROLES: Final[dict[str, Role]] = {
+    "prepare_unit": "pool",
+    "prepare": "leader",
+    "run_sweep": "leader",
+    "lead": "leader",
+}
+"""Functions that do not do one piece of work a call, for the upper bound of what they cost."""
+LONGEST: Final = 24 * 60 * 60
+"""Seconds of an attempt without a budget, unless the function's own limit is less: Modal's longest."""
 FILES_AT_ONCE: Final = 500
 """Files of one part of an upload: what has been sent is there even if the rest is not."""
 
@@ -84,32 +104,29 @@ def hosted_judge(model: str = "") -> Any:
 def prepare(config: PrepareConfig, output: Output) -> int:
     """Make a prepared set on the Volume, or clean up there; exit code 1 if a source is missing."""
     if config.clean:
-        say(describe_cost("clean", modal_app.DECODER))
-        result = _call(modal_app.clean)
+        result = _call("clean", _hire(config, {"clean": 1}))
         print(result["text"], file=output)
         for name in result["uploads"]:
             print(f"outdated: {name}; `modal volume rm -r mai data/{name}` removes it", file=output)
         return 0
-    say(describe_cost("prepare", modal_app.FETCHER))
-    result = _call(modal_app.prepare, extract_settings(config, "clean"))
+    limits = _hire(config, {"prepare_unit": modal_app.FETCHER.containers, "prepare": 1})
+    result = _call("prepare", limits, extract_settings(config, "clean"), limits)
     print(f"{result['summary']}\nNext: mai train --data {result['set']} --on modal", file=output)
     return 1 if result["missing"] else 0
 
 
 def twins(config: TwinsConfig, output: Output) -> int:
     """Make a data set with synthetic twins on the Volume, under the name of the folder --out."""
-    say(describe_cost("twins", modal_app.TWINNER))
-    result = _lead("twins", config.data, extract_settings(config, "out"), config.out.name)
+    result = _lead("twins", config, extract_settings(config, "out"), config.out.name)
     print(f"{result['text']} --on modal", file=output)
     return 0
 
 
 def train(config: TrainConfig, output: Output) -> int:
     """Train a run on the Volume."""
-    say(describe_cost("train", modal_app.TRAINER, containers=1))
     # Of an upload named as photos@HASH the run is that of photos, as on this machine.
     name = run_name(config if config.data.is_dir() else replace(config, data=Path(str(config.data).partition("@")[0])))
-    result = _lead("train", config.data, extract_settings(config) | {"name": name})
+    result = _lead("train", config, extract_settings(config) | {"name": name})
     run, best, last = result["run"], result["best_epoch"], result["last_epoch"]
     if config.folds:  # nothing is held out from the last training: its last epoch is kept
         best = last
@@ -125,10 +142,12 @@ def train(config: TrainConfig, output: Output) -> int:
 def sweep(config: SweepConfig, output: Output) -> int:
     """Train several settings by several seeds on the Volume, show the table, and bring it home."""
     runs = plan(config)
-    say(describe_cost("sweep", modal_app.TRAINER, containers=len(runs)))
+    forms = {run.view_size if run.input == "views" else 0 for run in runs}
+    trainings = Counter(modal_app.trainer(run.recipe) for run in runs)
+    limits = _hire(config, {"prepare_folder": len(forms), **trainings, "run_sweep": 1})
     data = upload_data(config.data)
     _say_started()
-    results = [Result(**row) for row in _call(modal_app.run_sweep, data, extract_settings(config))["results"]]
+    results = [Result(**row) for row in _call("run_sweep", limits, data, extract_settings(config), limits)["results"]]
     here, there = json_path(config), f"runs/{config.name}/sweep.json"
     write_bytes(here, b"".join(modal_app.volume.read_file(there)))
     print(f"{table(results)}\n\nresults: {here}; the runs are on the Volume, in runs/", file=output)
@@ -137,16 +156,14 @@ def sweep(config: SweepConfig, output: Output) -> int:
 
 def calibrate(config: CalibrateConfig, output: Output) -> int:
     """Calibrate a run of the Volume."""
-    say(describe_cost("calibrate", modal_app.EVALUATOR))
-    result = _lead("calibrate", config.data, extract_settings(config))
+    result = _lead("calibrate", config, extract_settings(config))
     print(f"{result['text']}\n\ncalibrated: run {result['run']} on the Volume", file=output)
     return 0
 
 
 def evaluate(config: EvaluateConfig, output: Output) -> int:
     """Evaluate a run of the Volume, and download the report to --out, or else to the run's folder below --runs."""
-    say(describe_cost("evaluate", modal_app.EVALUATOR))
-    result = _lead("evaluate", config.data, extract_settings(config, "out"))
+    result = _lead("evaluate", config, extract_settings(config, "out"))
     there = PurePosixPath(result["folder"])
     here = config.out or config.runs / there.relative_to("runs")
     for name in ("report.json", "report.html"):
@@ -184,7 +201,7 @@ def upload_data(data: Path) -> str:
     The name of the simulated data set means that one: it is made there.
     """
     if str(data) == DEMO:
-        _call(modal_app.make_demo_data, DEMO, DemoConfig.scenes, DemoConfig.seed)
+        _call("make_demo_data", {}, DEMO, DemoConfig.scenes, DemoConfig.seed)
         return DEMO
     if not data.is_dir():
         return str(data)
@@ -247,18 +264,41 @@ def _bring(run: Path) -> str:
     return f"`modal volume put mai {folder} runs/{folder.name}` brings a run there, and --model {folder.name} names it"
 
 
-def _call(function: Any, *arguments: Any) -> Payload:
+def _call(name: str, limits: modal_app.Limits, *arguments: Any) -> Payload:
     """The result of a remote function, which goes on, and is retried, where this process ends meanwhile."""
-    return unwrap(function.spawn(*arguments).get())
+    return unwrap(modal_app.spawn(name, limits, *arguments).get())
 
 
-def _lead(command: str, data: Path, settings: dict[str, Any], *more: str) -> Payload:
+def _hire(config: Any, calls: dict[str, int], images: int = 0) -> modal_app.Limits:
+    """Say what a command hires, and what that costs at most; returns the time limits of its budget, if it has one.
+
+    `calls`: by function how many calls, in containers of their own, or of a pool how many containers. `images`: how
+    many are trained on in an epoch, where that is known here. Raises MaiError where --budget does not do.
+    """
+    hired = {name: Hire(modal_app.MACHINES[name], count, ROLES.get(name, "work")) for name, count in calls.items()}
+    limits = limits_within(config.budget, hired) if config.budget else time_limits(hired, LONGEST)
+    for name, hire in hired.items():
+        say(describe_cost(name, replace(hire.machine, timeout=limits[name]), hire.calls))
+    if images:
+        name = modal_app.trainer(config.recipe)
+        speeds = STRONG_SPEEDS if name == "train_strong" else SPEEDS
+        say(describe_training(images, config.epochs, hired[name], limits[name], speeds))
+    say(describe_bound(hired, limits, config.budget))
+    return limits if config.budget else {}
+
+
+def _lead(command: str, config: Any, settings: dict[str, Any], *more: str) -> Payload:
     """Bring a command's data to the Volume, and do it there; from then on nothing depends on this machine."""
-    name = upload_data(data)
-    say(describe_cost("decoding, where it is not done yet", modal_app.DECODER))
+    function, images = command, 0
+    if command == "train":
+        function = modal_app.trainer(config.recipe)
+        images = sum(1 for _ in walk_images(config.data)) if config.data.is_dir() else 0
+        images *= 1 + config.folds
+    limits = _hire(config, {"prepare_folder": 1, function: 1, "lead": 1}, images)
+    name = upload_data(config.data)
     _say_started()
     try:
-        return _call(modal_app.lead, command, name, settings, *more)
+        return _call("lead", limits, command, name, settings, limits, *more)
     except ModelNameError as error:
         run = Path("runs") / settings.get("model", "")
         raise MaiError(f"{error}; {run} is on this machine: {_bring(run)}" if run.is_dir() else str(error)) from None

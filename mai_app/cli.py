@@ -114,9 +114,9 @@ def parse(arguments: Sequence[str]) -> Config:
         said = f"{name!r} is no command{meant}" if name else "name a command"
         raise MaiError(f"{said}: {', '.join(COMMANDS)}; `mai --help` says what each does")
     command = COMMANDS[name]
-    if not command.on_modal and any(word.partition("=")[0] in ("--on", "--detach") for word in words):
+    if not command.on_modal and any(word.partition("=")[0] in ("--on", "--detach", "--budget") for word in words):
         there = ", ".join(name for name, command in COMMANDS.items() if command.on_modal)
-        raise MaiError(f"mai {name} runs on this machine only; --on and --detach are for {there}")
+        raise MaiError(f"mai {name} runs on this machine only; --on, --detach and --budget are for {there}")
     import tyro  # noqa: PLC0415 - a moment that `mai --help` need not wait
 
     default = tyro.MISSING_NONPROP if command.config is not TrainConfig else _recipe_defaults(words)
@@ -175,6 +175,8 @@ def dispatch(config: Config) -> int:
     place = getattr(config, "on", "local")
     if getattr(config, "detach", False) and place == "local":
         raise MaiError("--detach is for --on modal: work on this machine ends with its command")
+    if getattr(config, "budget", 0.0) and place == "local":
+        raise MaiError("--budget is for --on modal: work on this machine costs nothing")
     if place == "local":
         return command_of(config).work(config)
     try:

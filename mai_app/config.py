@@ -194,6 +194,14 @@ DetachOption = Annotated[
 ]
 
 
+BudgetOption = Annotated[
+    float,
+    tyro.conf.arg(
+        help="With --on modal: dollars that it may cost at most. Time limits there follow. 0: no such limit."
+    ),
+]
+
+
 @dataclass(frozen=True)
 class PrepareConfig:
     """Build a training set from Hub data sets or your own folders: download, deduplicate, split, store losslessly.
@@ -221,7 +229,8 @@ class PrepareConfig:
     name: str = ""
     """Name of the prepared set, a folder below --prepared. Default: the preset's, or six."""
     view_size: int = 0
-    """Keep what `mai train --input views` needs for views of this size in pixels, too: 224 for --recipe views."""
+    """Keep what `mai train --input views` needs for views of this size in pixels, too: 224 for --recipe views, 336 for
+    strong."""
     parts: int | None = None
     """Maximum number of remote files per source, drawn by the seed. Default: the row's."""
     cap: int | None = None
@@ -244,6 +253,7 @@ class PrepareConfig:
     prepared: PreparedOption = PREPARED
     on: PlaceOption = "local"
     detach: DetachOption = False
+    budget: BudgetOption = 0.0
 
 
 @dataclass(frozen=True)
@@ -286,9 +296,10 @@ class TwinsConfig:
     prepared: PreparedOption = PREPARED
     on: PlaceOption = "local"
     detach: DetachOption = False
+    budget: BudgetOption = 0.0
 
 
-RecipeName = Literal["traces", "baseline", "views"]
+RecipeName = Literal["traces", "baseline", "views", "strong"]
 RECIPES: Final[dict[RecipeName, dict[str, Any]]] = {
     # What the shipped weights were trained with: the defaults of TrainConfig.
     "traces": {},
@@ -317,6 +328,19 @@ RECIPES: Final[dict[RecipeName, dict[str, Any]]] = {
         "source_cap": 150,
         "folds": 5,
     },
+    # A large pretrained network, tuned, for a hired GPU and many images (docs/train.md says what is not measured).
+    "strong": {
+        "model": "vit_large_patch14_reg4_dinov2",
+        "start_from": "hub",
+        "input": "views",
+        "view_size": 336,
+        "blocks": "6,8,10,12,14,16,18,20",
+        "tune": "lora:8",
+        "body_learning_rate": 1e-4,
+        "epochs": 2,
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+    },
 }
 """By name the settings of `mai train` that differ from its defaults."""
 
@@ -329,7 +353,7 @@ class TrainConfig:
     """Data set: {train,val,test}/{authentic,synthetic}/…, or the two class folders; or a prepared set, or its name."""
     recipe: RecipeName = "traces"
     """Named settings, which every other option overrides. traces: small and fast. views: heads on pretrained features.
-    baseline: the first MAI exactly."""
+    strong: a large network tuned on a hired GPU. baseline: the first MAI exactly."""
     name: str = ""
     """Name of the run, a folder below --runs. Default: DATA-MODEL-INPUT."""
     model: str = "traces"
@@ -396,6 +420,7 @@ class TrainConfig:
     prepared: PreparedOption = PREPARED
     on: PlaceOption = "local"
     detach: DetachOption = False
+    budget: BudgetOption = 0.0
 
 
 def from_recipe(recipe: RecipeName, data: Path, **settings: Any) -> TrainConfig:
@@ -449,6 +474,7 @@ class EvaluateConfig:
     prepared: PreparedOption = PREPARED
     on: PlaceOption = "local"
     detach: DetachOption = False
+    budget: BudgetOption = 0.0
 
 
 @dataclass(frozen=True)
@@ -467,6 +493,7 @@ class CalibrateConfig:
     prepared: PreparedOption = PREPARED
     on: PlaceOption = "local"
     detach: DetachOption = False
+    budget: BudgetOption = 0.0
 
 
 @dataclass(frozen=True)
@@ -534,6 +561,7 @@ class SweepConfig:
     prepared: PreparedOption = PREPARED
     on: PlaceOption = "local"
     detach: DetachOption = False
+    budget: BudgetOption = 0.0
 
 
 @dataclass(frozen=True)

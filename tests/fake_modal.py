@@ -10,9 +10,10 @@ import copy
 import inspect
 import io
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
@@ -85,6 +86,14 @@ class Function:
             results = self.raw([args[0] for args in sent])
             assert len(results) == len(sent), "a batched function returns as many results as it gets inputs"
             return list(crossing(results))
+
+    def with_options(self, **options: Any) -> "Function":
+        """The same function with other settings, as a call of it shows."""
+        check("Function.with_options", **options)
+        other = copy.copy(self)
+        other.settings = self.settings | options
+        self.world.options[self.name] = options
+        return other
 
     def spawn(self, *args: Any) -> "FunctionCall":
         """Starts in a thread, as if elsewhere: its caller may be gone when it ends."""
@@ -328,6 +337,8 @@ class World:
         self._stack: list[tuple[Function, str]] = []
         self.entrypoints: dict[str, Callable[..., Any]] = {}
         """What `modal run` can run, by name."""
+        self.options: dict[str, dict[str, Any]] = {}
+        """By function the last settings that with_options gave it."""
         self.sent: list[str] = []
         """Files that were uploaded, in order."""
         self.spawned: dict[str, FunctionCall] = {}
@@ -377,14 +388,19 @@ class World:
         self._check_open_files()
 
     def _check_open_files(self) -> None:
-        # As on Modal, which can't bring a Volume up to date below open files.
+        # As on Modal, which can't bring a Volume up to date below open files. A thread of pyarrow's may be closing one.
+        for _ in range(100):
+            if not (opened := self._open_files()):
+                return
+            time.sleep(0.05)
+        raise RuntimeError(f"there are open files preventing the operation: {opened[0]}")
+
+    def _open_files(self) -> list[str]:
+        targets = []
         for descriptor in Path("/proc/self/fd").glob("*"):
-            try:
-                target = str(descriptor.readlink())
-            except OSError:
-                continue
-            if target.startswith(f"{self.folder}/"):
-                raise RuntimeError(f"there are open files preventing the operation: {target}")
+            with suppress(OSError):
+                targets.append(str(descriptor.readlink()))
+        return [target for target in targets if target.startswith(f"{self.folder}/")]
 
     def module(self) -> ModuleType:
         """What stands for the package `modal`."""

@@ -366,6 +366,9 @@ def test_a_recipe_is_a_set_of_defaults_that_every_option_overrides() -> None:
     # The first MAI: its own network on the whole image, RMSprop at 0.001, images as they are.
     assert (baseline.model, baseline.input, baseline.optimizer) == ("baseline", "resize", "rmsprop")
     assert (baseline.learning_rate, baseline.degrade, baseline.ema, baseline.longest) == (1e-3, False, 0, 0)
+    strong = parsed("--recipe", "strong", "--model", "test_vit", "--on", "modal", "--detach", "--budget", "20")
+    assert isinstance(strong, TrainConfig)
+    assert (strong.model, strong.input, strong.view_size, strong.budget) == ("test_vit", "views", 336, 20.0)
     changed = parsed("--epochs", "3", "--recipe", "baseline", "--degrade")
     assert changed == from_recipe("baseline", Path("photos"), epochs=3, degrade=True)
     assert all(parsed("--recipe", name) == from_recipe(name, Path("photos")) for name in RECIPES)

@@ -33,9 +33,9 @@ from tests.fake_modal import Function, World, crossing
 from tests.hub import Hub, add_six
 
 ROOT = Path(__file__).parents[1]
-STAYS_HERE = {"data", "runs", "prepared", "on", "detach"}
+STAYS_HERE = {"data", "runs", "prepared", "on", "detach", "budget"}
 """Settings that mean something on the caller's machine only."""
-TAKES = ("train", "evaluate", "draw_heatmap")
+TAKES = ("train", "train_strong", "evaluate", "draw_heatmap")
 """Functions that a model of the Hub can be named for, beside the classes."""
 TRAIN = "--recipe baseline --epochs 1 --batch-size 8 --device cpu"  # of the networks the quickest to predict with
 
@@ -128,7 +128,7 @@ def test_a_folder_is_brought_decoded_and_trained_to_the_weights_of_this_machine(
     assert cloud.world.runs[0] == {"detach": True}
     assert cloud.world.commits["prepare_folder"] == 1
     assert cloud.world.commits["train"] >= 2  # at each save, and in the end
-    (_, (_, upload, _)), _, (_, (data, settings)) = cloud.world.calls[:3]
+    (_, (_, upload, *_)), _, (_, (data, settings)) = cloud.world.calls[:3]
     assert upload == next(cloud.world.path("data").iterdir()).name
     assert upload.startswith("tiny@")
     assert data == next(cloud.world.path("prepared").iterdir()).name  # not the folder, which it would look through
@@ -247,7 +247,7 @@ def test_a_training_that_never_comes_to_save_is_given_up(cloud: Cloud, monkeypat
     def killed(*_: object, **__: object) -> None:
         raise OSError("killed")
 
-    settings = {"name": "large", "processes": 1}
+    settings = {"name": "large", "processes": 1, "workers": 0}
     monkeypatch.setattr(cloud.app, "train_model", preempted)
     with cloud.app.app.run():
         for _ in range(5):  # is no fault of the training
@@ -266,11 +266,11 @@ def test_a_training_that_never_comes_to_save_is_given_up(cloud: Cloud, monkeypat
 
 def test_an_interrupted_leader_finds_what_it_had_started(cloud: Cloud) -> None:
     with cloud.app.app.run():
-        settings = {"name": "r", "input": "resize", "folds": 0}
+        settings = {"name": "r", "recipe": "baseline", "input": "resize", "folds": 0}
         started = len(cloud.world.spawned)
 
         def lead() -> dict[str, Any]:
-            result: dict[str, Any] = cloud.app.lead._one("train", "tiny", settings, call="fc-leader")
+            result: dict[str, Any] = cloud.app.lead._one("train", "tiny", settings, {}, call="fc-leader")
             return result
 
         first = lead()
@@ -299,6 +299,137 @@ def test_what_this_machine_can_tell_is_told_before_anything_is_built(
     assert len(cloud.world.runs) == runs
     done = cloud.mai("evaluate --data tiny --model here --on modal")
     assert "runs/here is on this machine: `modal volume put mai runs/here runs/here`" in done.err
+
+
+def test_what_a_budget_does_not_do_for_is_refused_before_anything_is_hired(cloud: Cloud, tmp_path: Path) -> None:
+    few = write_data_set(tmp_path / "few", train=4, val=4, test=1)
+    calls, sent = len(cloud.world.calls), len(cloud.world.sent)
+    for words, said in {
+        f"train --data {few} {TRAIN} --budget 2": "mai: --budget 2: $3.09 is the least, for 10 minutes of each attempt",
+        f"train --data {few} {TRAIN} --budget 20 --epochs 40000000": "(assumed), and there are 5 attempts of ",
+        f"train --data {few} {TRAIN} --budget -3": "mai: --budget -3: name an amount of dollars",
+        f"train --data {few} {TRAIN} --budget nan": "mai: --budget nan: name an amount of dollars",
+        f"sweep --data {few} --vary batch-size=8,16 --budget 8": "is the least",
+        "prepare --source posters --budget 0.1": "is the least",
+        "evaluate --data tiny --budget 1": "is the least",
+        "calibrate --data tiny --budget 1": "is the least",
+        f"twins --data {few} --out x --budget 1": "is the least",
+    }.items():
+        done = cloud.mai(f"{words} --on modal")
+        assert (done.code, said in done.err) == (2, True), done.err
+        assert len([line for line in done.err.splitlines() if line.startswith("mai: ")]) == 1
+    assert (len(cloud.world.calls), len(cloud.world.sent)) == (calls, sent)
+    assert cloud.mai(f"train --data {few} --budget 3").err == (
+        "mai: --budget is for --on modal: work on this machine costs nothing\n"
+    )
+
+
+def test_a_budget_sets_the_time_limits_there(cloud: Cloud) -> None:
+    cloud.world.options.clear()
+    done = cloud.mai(f"train --data {cloud.data} {TRAIN} --on modal --name bounded --budget 20")
+    assert done.code == 0, done.err
+    assert "64 images × 1 epochs: " in done.err
+    limits = {name: options["timeout"] for name, options in cloud.world.options.items()}
+    seconds = limits["train"]
+    # By hand: a decoder and an A10 with 8 cores and 16 GiB, each for five time limits, two starts of 15 minutes and an
+    # idle minute; and a leader that waits for both, five times too, at three times the price.
+    decoder, trainer = 4 * 0.0000131 + 4 * 0.00000222, 0.000306 + 8 * 0.0000131 + 16 * 0.00000222
+    leader = 3 * (0.0000131 / 8 + 0.00000222)
+    assert limits == {"prepare_folder": seconds, "train": seconds, "lead": 2 * (5 * seconds + 1860) + seconds}
+
+    def cost(limit: int) -> float:
+        waiting = 2 * (5 * limit + 1860) + limit
+        return (decoder + trainer) * (5 * limit + 1860) + leader * (5 * waiting + 1860)
+
+    assert cost(seconds) <= 20 < cost(seconds + 1)
+    assert f"${cost(seconds):.2f} (list price, October 2026): within --budget 20" in done.err
+    for words, functions in {
+        "evaluate --data tiny --model bounded": {"prepare_folder", "evaluate", "lead"},
+        "calibrate --data tiny --model bounded": {"prepare_folder", "calibrate", "lead"},
+        "sweep --data tiny --name bound --vary epochs=1 --vary batch-size=8 --vary crop-size=32 --seeds 1": {
+            "prepare_folder",
+            "train",
+            "run_sweep",
+        },
+    }.items():
+        cloud.world.options.clear()
+        done = cloud.mai(f"{words} --on modal --budget 30")
+        assert done.code == 0, done.err
+        # Each that was called has its limit; what was decoded before is not decoded again.
+        assert set(cloud.world.options) | {"prepare_folder"} == functions
+        assert all(600 <= options["timeout"] <= 24 * 3600 for options in cloud.world.options.values())
+
+
+def test_an_attempt_that_begins_after_its_time_does_nothing(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Modal begins anew, with all of its time, what it has preempted.
+    now = cloud.app.time.time()
+    clock = SimpleNamespace(time=lambda: now)
+    monkeypatch.setattr(cloud.app, "time", clock)
+    settings = {"name": "bounded", "processes": 1, "workers": 0}
+    trained: list[str] = []
+
+    def preempted(*_: object, **__: object) -> None:
+        trained.append("once more")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cloud.app, "train_model", preempted)
+    cloud.world.state["limits/fc-late"] = {"begin": 2400, "end": 3000}  # as for five attempts of ten minutes
+    with cloud.app.app.run():
+        for seconds in (0, 600, 2399):
+            clock.time = lambda seconds=seconds: now + seconds
+            with pytest.raises(KeyboardInterrupt):
+                cloud.app.train._one("tiny", settings, call="fc-late")
+        clock.time = lambda: now + 2401
+        late = cloud.app.train._one("tiny", settings, call="fc-late")
+        assert late["mai_error"] == cloud.app.OVER
+        assert len(trained) == 3
+
+        # One that goes on ends at its next save, whatever has become of its time limit.
+        def saving(*_: object, on_save: Callable[[], None]) -> None:
+            trained.append("again")
+            on_save()
+            clock.time = lambda: now + 3001
+            on_save()
+
+        monkeypatch.setattr(cloud.app, "train_model", saving)
+        clock.time = lambda: now + 2000
+        assert cloud.app.train._one("tiny", settings, call="fc-late")["mai_error"] == cloud.app.OVER
+    assert len(trained) == 4
+
+
+def test_time_that_ran_out_is_said_in_one_line(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed_out(*_: object) -> None:
+        raise fake_modal.modal.exception.FunctionTimeoutError("10 minutes")
+
+    monkeypatch.setattr(cloud.app.calibrate, "raw", timed_out)
+    done = cloud.mai("calibrate --data tiny --model r --on modal --budget 20")
+    assert done.code == 2
+    assert done.err.splitlines()[-1] == (
+        "mai: on Modal: calibrate: the time that --budget leaves is over; what is done is kept, and the same command "
+        "carries on"
+    )
+
+
+def test_the_recipe_strong_is_trained_on_a_machine_of_its_own(cloud: Cloud) -> None:
+    since = len(cloud.world.calls)
+    tiny = "--model test_vit --start-from= --blocks 1,3 --view-size 64 --tune lora:2 --batch-size 8 --epochs 1"
+    words = f"train --data {cloud.data} --recipe strong {tiny} --device cpu --name large --on modal --detach"
+    done = cloud.mai(f"{words} --budget 30")
+    assert done.code == 0, done.err
+    machine = cloud.app.STRONG
+    assert f"train_strong: hires 1 container (H100, {machine.cores} cores, {machine.gib} GiB), " in done.err
+    assert "64 images × 1 epochs: " in done.err
+    assert "at 300 to 100 images/s (assumed, not measured)" in done.err
+    assert "within --budget 30" in done.err
+    assert cloud.called(since) == ["lead", "prepare_folder", "train_strong"]
+    # The prepared form has the size that its views need: half as large again.
+    assert cloud.world.calls[since + 1][1][1] == 64
+    settings = cloud.world.calls[since + 2][1][1]
+    assert (settings["recipe"], settings["workers"]) == ("strong", -1)
+    few = "--vary recipe=strong,traces --vary model=resnet18 --vary input=crop --vary epochs=1 --seeds 1"
+    done = cloud.mai(f"sweep --data nowhere {few} --on modal")
+    assert "train_strong: hires 1 container (H100, " in done.err
+    assert "train: hires 1 container (L4 " in done.err
 
 
 def test_linked_folders_of_a_data_set_are_brought_too(cloud: Cloud, tmp_path: Path) -> None:
@@ -381,7 +512,7 @@ def test_an_unknown_model_is_said_once_however_many_files_there_are(cloud: Cloud
 
 def test_evaluate_brings_the_report_home(cloud: Cloud, tmp_path: Path) -> None:
     weights = cloud.world.path("runs/r/best.safetensors")
-    words = f"evaluate --out {tmp_path}/report"
+    words, commits = f"evaluate --out {tmp_path}/report", cloud.world.commits["evaluate"]
     there = cloud.mai(f"{words} --data tiny --model r --on modal")
     assert there.code == 0, there.err
     page = (tmp_path / "report" / "report.html").read_text()
@@ -390,7 +521,7 @@ def test_evaluate_brings_the_report_home(cloud: Cloud, tmp_path: Path) -> None:
     here = cloud.mai(f"{words} --data {cloud.data} --model {weights} --prepared {tmp_path}/p")
     assert there.out.splitlines()[1:] == here.out.splitlines()[1:]
     assert there.out.endswith(f"\n\npage: {tmp_path}/report/report.html\n")
-    assert cloud.world.commits["evaluate"] == 1
+    assert cloud.world.commits["evaluate"] == commits + 1
     # Without --out it goes into the run's folder here, which has no weights.
     assert cloud.mai(f"evaluate --data tiny --model r --runs {tmp_path}/runs --on modal").code == 0
     assert (tmp_path / "runs" / "r" / "report-test" / "report.json").is_file()
@@ -433,6 +564,7 @@ def test_a_model_of_the_hub_is_fetched_by_the_containers(
 def test_calibrate_and_twins_change_the_volume(cloud: Cloud, tmp_path: Path) -> None:
     before = cloud.world.path("runs/r/best.safetensors").read_bytes()
     cloud.mai(f"train --data tiny --name other {TRAIN} --on modal")
+    commits = cloud.world.commits["calibrate"]
     done = cloud.mai("calibrate --data tiny --model other --on modal")
     assert done.code == 0, done.err
     assert "20 authentic images and 20 synthetic images, in four tiers" in done.out
@@ -445,7 +577,7 @@ def test_calibrate_and_twins_change_the_volume(cloud: Cloud, tmp_path: Path) -> 
     assert done.code == 0, done.err
     assert "few-twins: 3 twins" in done.out
     assert len(list(cloud.world.path("data/few-twins/train/synthetic/twins").rglob("*.png"))) == 2
-    assert cloud.world.commits["calibrate"] == cloud.world.commits["twins"] == 1
+    assert (cloud.world.commits["calibrate"], cloud.world.commits["twins"]) == (commits + 1, 1)
 
 
 def test_a_sweep_shows_runs_that_finished_and_why_others_did_not(
@@ -469,10 +601,10 @@ def test_a_sweep_shows_runs_that_finished_and_why_others_did_not(
     assert f"{name}-seed2: ValueError: the machine burnt" in done.out
     assert "1 of 3" in done.out
     assert done.out.endswith("results: runs/s/sweep.json; the runs are on the Volume, in runs/\n")
-    assert "sweep: hires at most 3 containers" in done.err
+    assert "train: hires at most 3 containers" in done.err
     assert (tmp_path / "runs/s/sweep.json").read_bytes() == cloud.world.path("runs/s/sweep.json").read_bytes()
     assert cloud.called(since) == ["run_sweep", "prepare_folder", "train"]
-    for called, (_, settings) in cloud.world.calls[since:]:
+    for called, (_, settings, *_) in cloud.world.calls[since:]:
         assert called == "prepare_folder" or not set(settings) & STAYS_HERE
 
 
@@ -535,6 +667,35 @@ def test_prepare_makes_a_set_a_container_a_file(cloud: Cloud, tmp_path: Path, mo
     # Each sees what the leader has committed just before.
     assert cloud.world.reloads["prepare_unit"] == len(files)
     assert not set(cloud.world.calls[since][1][0]) & STAYS_HERE
+
+
+def test_a_set_that_its_budget_does_not_suffice_for_is_not_made(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Hub() as hub:
+        add_six(hub, images=6)
+        hub.patch(monkeypatch, tmp_path / "hf")
+        words = "prepare --source posters --source diffusiondb --parts 2 --name late --budget 5 --on modal"
+        now, units = cloud.app.time.time(), []
+
+        def clock() -> float:
+            return float(now + 100_000 * (len(units) > 1))
+
+        def unit(*call: Any) -> Any:
+            units.append(call)
+            return raw(*call)
+
+        raw = cloud.app.prepare_unit.raw
+        with monkeypatch.context() as patch:
+            patch.setattr(cloud.app.prepare_unit, "raw", unit)
+            patch.setattr(cloud.app, "time", SimpleNamespace(time=clock))
+            done = cloud.mai(words)
+        assert done.code == 2, done.out
+        assert "files were not begun: the time that --budget leaves is over; what is done is kept" in done.err
+        assert not cloud.world.path("prepared/late/manifest.csv").exists()
+        again = cloud.mai(words)  # where it stopped
+        assert again.code == 0, again.err
+        assert "within --budget 5" in again.err
 
 
 def test_what_goes_wrong_there_is_one_line_and_exit_code_2_here(cloud: Cloud, tmp_path: Path) -> None:
@@ -616,6 +777,8 @@ def test_another_gpu_and_the_open_page(tmp_path: Path, data_set: Path) -> None:
     with fake_cloud(tmp_path, MAI_GPU="H100:2", MAI_OPEN_PAGE="1") as (world, app, _client):
         assert world.functions["train"].settings["gpu"] == ["H100:2"]
         assert world.functions["prepare_folder"].settings["gpu"] is None
+        assert app.STRONG.gpus == ("H100:2",)
+        assert world.functions["train_strong"].settings["gpu"] == ["H100:2"]
         assert app.page is world.functions["page"]
         assert app.page.raw.fake_options == {"max_inputs": 32}
         world.deployed = True
@@ -637,6 +800,7 @@ def test_machines_limits_and_mounts_are_what_was_meant(cloud: Cloud) -> None:
         "prepare": (None, 24, 1),
         "prepare_unit": (None, 6, 10),
         "train": (["L4", "A10", "T4"], 24, 8),
+        "train_strong": (["H100"], 24, 8),
         "run_sweep": (None, 24, 8),
         "lead": (None, 24, 8),
         "clean": (None, 24, 1),
@@ -654,12 +818,13 @@ def test_machines_limits_and_mounts_are_what_was_meant(cloud: Cloud) -> None:
     assert {one["startup_timeout"] for one in found.values()} == {900}
     carried_on = {name for name, one in found.items() if one.get("retries") == {"initial_delay": 0.0, "max_retries": 4}}
     making = {"make_demo_data", "prepare_folder", "prepare", "prepare_unit", "clean"}
-    assert carried_on == {*making, "train", "run_sweep", "twins", "lead"}
+    assert carried_on == {*making, "train", "train_strong", "run_sweep", "twins", "lead"}
     assert {name for name, one in found.items() if one.get("nonpreemptible")} == {"prepare", "run_sweep", "lead"}
     assert {name for name, one in found.items() if one.get("single_use_containers")} == {
         "prepare_folder",
         "prepare",
         "train",
+        "train_strong",
     }
     writing = {name for name, one in found.items() if any(v.writable for v in one.get("volumes", {}).values())}
     assert writing == {"evaluate", "calibrate", *carried_on} - {"lead"}

@@ -149,6 +149,8 @@ def _training(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
         "views": f"the whole image's central square, scaled to it, and {windows}",
     }[how.input]
     yield "network", f"{escape(info.model)}: {_network_words(info)}; {numbers:,} parameters"
+    if info.weights_licence:
+        yield "pretrained weights", f"licence {escape(info.weights_licence)}, as timm states it"
     yield "file", f"safetensors, {checkpoint.path.stat().st_size / 1e6:.1f} MB, SHA-256 `{checkpoint.sha256}`"
     scaled = f", of images scaled down to {how.longest} pixels where a side is longer" if how.longest else ""
     yield "sees", f"{how.size}×{how.size} pixels: {seen}{scaled}"

@@ -15,6 +15,8 @@ from mai_app.errors import RunError
 
 HEADS: Final = {"resnet18": "fc", "convnext-base": "classifier.2"}
 """torchvision's networks that are supported, and the name of their last layer."""
+OPEN_LICENCES: Final = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0")
+"""Licences, as timm states them, under which what was trained from the weights can be passed on with a notice alone."""
 LORA_LAYERS: Final = ("attn.qkv", "attn.proj")
 """Layers of a transformer's block that --tune lora adds a low-rank matrix to."""
 
@@ -214,6 +216,14 @@ def create_timm(architecture: Architecture, weights: str = "") -> Any:
     except Exception as error:  # of the Hub, of the file system, of torch: whatever keeps the weights away
         reason = " ".join(str(error).split())[:300]
         raise RunError(f"--start-from {weights or 'random weights'}: {name} could not be made ({reason})") from None
+
+
+def weights_licence(name: str) -> str:
+    """The licence that timm states for its weights of that network, as the Hub writes it; "" where it states none."""
+    import timm  # noqa: PLC0415
+
+    configuration = timm.models.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return str(getattr(configuration, "license", None) or "")
 
 
 def _takes_size(name: str) -> bool:

@@ -51,6 +51,8 @@ class CheckpointInfo:
     """The settings that shaped the weights."""
     architecture: Architecture | None = None
     """What a network of views is made of; None for the others."""
+    weights_licence: str = ""
+    """Licence that timm states for the pretrained weights that training started from; "" where there are none."""
     simulated: bool = False
     """Whether it was trained on simulated images, as those of `mai demo`: it then says nothing about real ones."""
 
@@ -124,7 +126,8 @@ def parse_info(path: Path, document: str | None) -> CheckpointInfo:
         facts["calibration"] = Calibration(**fit, tiers=rates)
         if (built := facts.setdefault("architecture", None)) is not None:  # no such key before format 3
             facts["architecture"] = Architecture(**built | {"blocks": tuple(built["blocks"])})
-        facts.setdefault("simulated", False)  # nor this one up to version 0.2
+        for name, value in (("simulated", False), ("weights_licence", "")):  # nor these up to version 0.2
+            facts.setdefault(name, value)
         info = CheckpointInfo(**{f.name: facts[f.name] for f in fields(CheckpointInfo)})
         _check(info)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -17,7 +17,7 @@ RUNS: Final = VOLUME / "runs"
 DEMO: Final = "simulated-demo"
 """Name of the simulated data set."""
 
-LOCAL_FIELDS: Final = ("data", "prepared", "runs", "on", "detach")
+LOCAL_FIELDS: Final = ("data", "prepared", "runs", "on", "detach", "budget")
 """Fields of a config that mean something on the caller's machine only."""
 
 Payload = dict[str, Any]

@@ -42,6 +42,7 @@ from mai_app.data.prepared import PreparedSet
 from mai_app.errors import DataError, RunError
 from mai_app.images.decode import Pixels
 from mai_app.images.preprocess import to_floats
+from mai_app.models.backbones import OPEN_LICENCES
 from mai_app.models.calibration import balanced_loss, calibrate
 from mai_app.models.checkpoint import save_checkpoint
 from mai_app.models.description import CheckpointInfo
@@ -62,6 +63,7 @@ from mai_app.training.run_folder import (
     merged,
     save_state,
     settings,
+    start_licence,
     start_or_resume,
 )
 
@@ -85,6 +87,8 @@ def train(config: TrainConfig, on_save: Callable[[], None] | None = None) -> Pat
     if device.type == "cpu":
         say("no accelerator is used: on a CPU a large data set takes hours")
     views = config.view_size if config.input == "views" else 0
+    if config.start_from and views:
+        _say_licence(config)
     prepared = prepare(config.data, config.prepared, form=prepared_form(views))
     prepared.refuse_training("training")
     if prepared.form.whole < views:
@@ -110,6 +114,13 @@ def train(config: TrainConfig, on_save: Callable[[], None] | None = None) -> Pat
     except BlockingIOError:
         raise RunError(f"{folder}: another process trains it at this moment; choose another --name") from None
     return folder
+
+
+def _say_licence(config: TrainConfig) -> None:
+    """Say under which licence the weights are that training starts from: it reaches what is trained from them."""
+    licence = start_licence(config)
+    more = "" if licence in OPEN_LICENCES else "; read it before you use or pass on what is trained from them"
+    say(f"weights of {config.model}: licence {licence or 'not stated'}{more}")
 
 
 def _cache_features(run: Run, device: torch.device) -> Features:
@@ -266,6 +277,7 @@ def _record_epoch(
             val_loss=val_loss,
             training=settings(config) | {"precision": state.precision},
             architecture=architecture(config),
+            weights_licence=start_licence(config),
             simulated=run.prepared.kinds(run.train_rows) == {SIMULATED},
         )
         save_checkpoint(run.folder / BEST, merged(state.averaged), info)

@@ -61,6 +61,7 @@ MAY_CHANGE: Final = (
     "prepared",
     "on",
     "detach",
+    "budget",
 )
 """Settings that may differ when a run is resumed: they do not shape the weights, or are checked otherwise."""
 
@@ -169,6 +170,15 @@ def architecture(config: TrainConfig) -> Architecture | None:
     return Architecture(backbone=config.model, blocks=blocks, size=config.view_size, head=config.head)
 
 
+def start_licence(config: TrainConfig) -> str:
+    """The licence of the pretrained weights that the settings start from; "" for none, or where none is stated."""
+    if config.input != "views" or not config.start_from:
+        return ""
+    from mai_app.models.backbones import weights_licence  # noqa: PLC0415 - timm, which other trainings need not wait for
+
+    return weights_licence(config.model)
+
+
 def settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that shape the weights, by name."""
     return {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE} | {"epochs": config.epochs}
@@ -251,15 +261,17 @@ def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optim
     """Make the optimizer that the settings name, for the network's parameters that are not frozen.
 
     A pretrained body learns at its own rate, which falls by LAYER_DECAY from each block to the one below it, since the
-    lower ones hold what is general (Howard and Ruder 2018, "Universal Language Model Fine-tuning").
+    lower ones hold what is general (Howard and Ruder 2018, "Universal Language Model Fine-tuning"). Low-rank matrices
+    learn at one rate: they can't undo what the blocks hold.
     """
     shares: dict[int, float] = {}
     if isinstance(network, ViewsNet):
         top = config.body_learning_rate / config.learning_rate
         blocks = network.body.blocks()
-        shares = {id(parameter): top * LAYER_DECAY ** len(blocks) for parameter in network.body.parameters()}
+        decay = 1.0 if config.tune.startswith("lora") else LAYER_DECAY
+        shares = {id(parameter): top * decay ** len(blocks) for parameter in network.body.parameters()}
         for depth, block in enumerate(reversed(blocks)):
-            shares |= {id(parameter): top * LAYER_DECAY**depth for parameter in block.parameters()}
+            shares |= {id(parameter): top * decay**depth for parameter in block.parameters()}
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
         {"params": list(group), "share": share}

@@ -17,7 +17,7 @@ from mai_app.config import SweepConfig, TrainConfig, from_recipe
 from mai_app.core.files import write_text
 from mai_app.errors import MaiError, RunError
 
-FIXED: Final = ("data", "name", "seed", "device", "runs", "prepared", "on", "detach")
+FIXED: Final = ("data", "name", "seed", "device", "runs", "prepared", "on", "detach", "budget")
 """Settings of `mai train` that a sweep sets itself."""
 _LONGEST_NAME: Final = 200  # bytes; file systems end at 255, and temporary files add to a name
 

@@ -14,7 +14,7 @@ from mai_app.remote.payload import LOCAL_FIELDS, Payload, error_payload, extract
 def test_settings_are_all_fields_but_those_of_the_callers_machine() -> None:
     config = TrainConfig(data=Path("photos"), name="r", on="modal", detach=True)
     settings = extract_settings(config)
-    assert set(LOCAL_FIELDS) == {"data", "runs", "prepared", "on", "detach"}
+    assert set(LOCAL_FIELDS) == {"data", "runs", "prepared", "on", "detach", "budget"}
     assert not set(settings) & set(LOCAL_FIELDS)
     assert TrainConfig(data=config.data, runs=config.runs, prepared=config.prepared, **settings) == TrainConfig(
         data=Path("photos"), name="r"
