@@ -137,6 +137,15 @@ def add_modern(hub: Hub, files: int = 2) -> None:
         hub.add("data-is-better-together/open-image-preferences-v1", path, preferences(f"preferences {i}"))
 
 
+def add_benchmark(hub: Hub, files: int = 2) -> None:
+    """All data sets of the preset for testing."""
+    for i in range(files):
+        hub.add("saberzl/So-Fake-OOD", f"data/test_image-{i:05}.parquet", so_fake(f"so-fake {i}"))
+        path = f"data/CompEval-{i:05}.parquet"
+        hub.add("OwensLab/CommunityForensics-Eval", path, community_forensics(f"eval {i}", bool(i)))
+        hub.add("ComplexDataLab/OpenFake", f"core/test-{i:05}.parquet", openfake(f"openfake test {i}"))
+
+
 SINGLE: dict[str, Callable[[int], str]] = {
     "bitmind/nano-banana": lambda i: f"data/train-{i:05}-of-00031.parquet",
     "Photoroom/midjourney-v6-recap": lambda i: f"train_{i:03}.parquet",

@@ -25,7 +25,7 @@ from mai_app.data.prepared import PreparedSet
 from mai_app.data.source_row import RetryPolicy
 from mai_app.data.sources import BENCHMARK, MODERN, PRESETS, SIX, SOURCES
 from mai_app.errors import DataError
-from tests.data.stand_ins import add_modern, community_forensics, openfake, pictures, so_fake, webdataset
+from tests.data.stand_ins import add_benchmark, add_modern, openfake, pictures, webdataset
 from tests.data.test_hub import point_at
 from tests.data.test_prepare import contents
 from tests.data.test_prepare_hub import NURSERY, ROOT
@@ -39,11 +39,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     with Hub() as hub, pytest.MonkeyPatch.context() as patch:
         point_at(hub, tmp_path_factory.mktemp("home"), patch)
         add_modern(hub)
-        for i in range(2):
-            hub.add("saberzl/So-Fake-OOD", f"data/test_image-{i:05}.parquet", so_fake(f"so-fake {i}"))
-            path = f"data/CompEval-{i:05}.parquet"
-            hub.add("OwensLab/CommunityForensics-Eval", path, community_forensics(f"eval {i}", bool(i)))
-            hub.add("ComplexDataLab/OpenFake", f"core/test-{i:05}.parquet", openfake(f"openfake test {i}"))
+        add_benchmark(hub)
         yield hub
 
 
