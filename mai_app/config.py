@@ -230,9 +230,6 @@ class PrepareConfig:
     """Maximum number of images per generator and source, drawn likewise. Default: the row's."""
     fetch_gb: float | None = None
     """Maximum number of gigabytes fetched per source: files spread evenly over its listing. Default: the row's."""
-    match: bool = False
-    """Leave out images until both classes have as many of each format, size and JPEG quality: what sees no pixel then
-    hardly tells them apart. Costs images; training degrades both classes alike without it."""
     require: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Fail if this source is unavailable; once for each, or all."""
     seed: int = 0

@@ -102,8 +102,6 @@ class Plan:
     """Name of the folder that all of it is made from, if there is one."""
     test_only: tuple[str, ...] = ()
     """Names of the sources that are for testing only, those that are missing among them."""
-    match: bool = False
-    """Whether images are left out until the classes agree in format, size and JPEG quality."""
 
 
 def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) -> Plan:
@@ -115,7 +113,6 @@ def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) ->
     path = folder / "plan.json"
     form = prepared_form(config.view_size)
     written: dict[str, Any] = {"version": VERSION, "seed": config.seed, "form": asdict(form), "sources": {}}
-    written |= {"match": True} if config.match else {}
     if path.exists():
         try:
             written = json.loads(path.read_text())
@@ -126,7 +123,6 @@ def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) ->
             raise DataError(f"{folder}: of version {version}, this MAI makes {VERSION}; delete it")
         _same_as_planned(folder, "seed", seed, config.seed)
         _same_as_planned(folder, "--view-size", before_form, asdict(form))
-        _same_as_planned(folder, "--match", written.get("match", False), config.match)
     shards: list[Shard] = []
     flags: dict[str, RemoteShard] = {}
     missing: dict[str, str] = {}
@@ -160,7 +156,7 @@ def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) ->
     # What is missing now may have been there before: its shards stay.
     write_text(path, json.dumps(written | {"sources": written["sources"] | planned}, indent=1) + "\n")
     test_only = sorted(source.name for source in chosen if isinstance(source, Source) and source.use == "testing")
-    return Plan(tuple(shards), flags, missing, tuple(notes), form, test_only=tuple(test_only), match=config.match)
+    return Plan(tuple(shards), flags, missing, tuple(notes), form, test_only=tuple(test_only))
 
 
 def plan_folder(data: Path, form: PreparedForm) -> tuple[str, Plan]:

@@ -182,8 +182,9 @@ def _make(
                     pass
         finally:
             shutil.rmtree(downloads, ignore_errors=True)
-    missing = plan.missing | dict(sorted(failed.items()))
-    join_shards(folder, missing, plan.notes, splitting, plan.form, plan.name, plan.test_only, plan.match)
+    join_shards(
+        folder, plan.missing | dict(sorted(failed.items())), plan.notes, splitting, plan.form, plan.name, plan.test_only
+    )
 
 
 def _advance(progress: "tqdm[Any]", stopped: Callable[[], bool]) -> Callable[[int], None]:

@@ -29,7 +29,6 @@ from mai_app.core.log import say
 from mai_app.core.parallel import ordered_map
 from mai_app.data.dedup import assign_splits, group_images, held_out_alone, perceptual_hash
 from mai_app.data.layout import Record
-from mai_app.data.matching import UNMATCHED, unmatched
 from mai_app.errors import DataError, ImageError
 from mai_app.images.decode import Pixels, decode, read_file
 from mai_app.images.preprocess import central_square, random_window, resize, shrink
@@ -205,12 +204,11 @@ def join_shards(
     form: PreparedForm,
     name: str = "",
     test_only: tuple[str, ...] = (),
-    match: bool = False,
 ) -> None:
     """Group and split what the shards hold, and write the manifest; prepared.json comes last.
 
     `name` is that of the folder that all of it was made from, if there is one; `test_only` are the sources whose
-    images no training may see. With `match` images are left out until the classes agree (matching.py).
+    images no training may see.
     """
     (folder / "prepared.json").unlink(missing_ok=True)
     names = sorted(path.name for path in (folder / "units").glob("[!.]*"))
@@ -234,9 +232,6 @@ def join_shards(
     groups = group_images(sha256, hashes, group_keys)
     labels, given = table["label"].to_numpy(), table["given_split"].to_numpy().astype(str)
     splits, excluded = assign_splits(groups, labels, group_keys, given, splitting)
-    if match:
-        excess = unmatched(table, splits, splitting.seed)
-        splits, excluded = np.where(excess, "", splits), np.where(excess, UNMATCHED, excluded)
     columns = {"split": splits, "left_out": excluded, "group": groups}
     for column, values in columns.items():
         table = table.append_column(column, pa.array(values, pa.string()))
