@@ -230,6 +230,9 @@ class PrepareConfig:
     """Maximum number of images per generator and source, drawn likewise. Default: the row's."""
     fetch_gb: float | None = None
     """Maximum number of gigabytes fetched per source: files spread evenly over its listing. Default: the row's."""
+    match: bool = False
+    """Leave out images until the classes agree in the files' format, size and JPEG quality. Of a set that is there, no
+    more than the manifest is made anew; the same command without it takes them back."""
     require: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Fail if this source is unavailable; once for each, or all."""
     seed: int = 0

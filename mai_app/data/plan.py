@@ -102,6 +102,8 @@ class Plan:
     """Name of the folder that all of it is made from, if there is one."""
     test_only: tuple[str, ...] = ()
     """Names of the sources that are for testing only, those that are missing among them."""
+    match: bool = False
+    """Whether images are left out until the classes' files agree: a matter of the join, not of the shards."""
 
 
 def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) -> Plan:
@@ -156,7 +158,7 @@ def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) ->
     # What is missing now may have been there before: its shards stay.
     write_text(path, json.dumps(written | {"sources": written["sources"] | planned}, indent=1) + "\n")
     test_only = sorted(source.name for source in chosen if isinstance(source, Source) and source.use == "testing")
-    return Plan(tuple(shards), flags, missing, tuple(notes), form, test_only=tuple(test_only))
+    return Plan(tuple(shards), flags, missing, tuple(notes), form, test_only=tuple(test_only), match=config.match)
 
 
 def plan_folder(data: Path, form: PreparedForm) -> tuple[str, Plan]:

@@ -29,6 +29,7 @@ from mai_app.core.log import say
 from mai_app.core.parallel import ordered_map
 from mai_app.data.dedup import assign_splits, group_images, held_out_alone, perceptual_hash
 from mai_app.data.layout import Record
+from mai_app.data.match import SURPLUS, file_cells, find_surplus
 from mai_app.errors import DataError, ImageError
 from mai_app.images.decode import Pixels, decode, read_file
 from mai_app.images.preprocess import central_square, random_window, resize, shrink
@@ -204,11 +205,13 @@ def join_shards(
     form: PreparedForm,
     name: str = "",
     test_only: tuple[str, ...] = (),
+    match: bool = False,
 ) -> None:
     """Group and split what the shards hold, and write the manifest; prepared.json comes last.
 
     `name` is that of the folder that all of it was made from, if there is one; `test_only` are the sources whose
-    images no training may see.
+    images no training may see. With `match` images are left out until the classes' files agree. Raises DataError if
+    no image is left.
     """
     (folder / "prepared.json").unlink(missing_ok=True)
     names = sorted(path.name for path in (folder / "units").glob("[!.]*"))
@@ -232,6 +235,11 @@ def join_shards(
     groups = group_images(sha256, hashes, group_keys)
     labels, given = table["label"].to_numpy(), table["given_split"].to_numpy().astype(str)
     splits, excluded = assign_splits(groups, labels, group_keys, given, splitting)
+    if match:
+        surplus = find_surplus(file_cells(table), labels, splits, sha256, groups, splitting.seed)
+        splits, excluded = np.where(surplus, "", splits), np.where(surplus, SURPLUS, excluded)
+        if not (splits != "").any():
+            raise DataError(f"{folder}: --match leaves no image: nowhere are files of both classes alike; leave it out")
     columns = {"split": splits, "left_out": excluded, "group": groups}
     for column, values in columns.items():
         table = table.append_column(column, pa.array(values, pa.string()))
@@ -254,6 +262,7 @@ def join_shards(
         "units": {shard: (folder / "units" / shard / "pixels.u8").stat().st_size for shard in names},
         "fingerprint": _fingerprint(table),
         **({"test_only": test_only} if test_only else {}),
+        **({"match": match} if match else {}),
     }
     write_text(folder / "prepared.json", json.dumps(facts, indent=1) + "\n")
 
