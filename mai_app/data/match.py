@@ -57,7 +57,7 @@ def find_surplus(
     cell = _number(np.column_stack([split, cells[used]]))
     counts = _counts(cell, labels[used])
     group = _number(np.stack([np.unique(groups[used], return_inverse=True)[1], cell], axis=1))
-    paired = _counts(group, labels[used]).all(axis=1)[group]
+    paired = (_counts(group, labels[used]).min(axis=1) > 0)[group]
     draws = np.array([draw_number(f"match:{name.decode()}", seed) for name in sha256[used].tolist()])
 
     order = np.lexsort((np.where(paired, draws - 1, draws), labels[used], cell))

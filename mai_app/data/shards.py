@@ -211,9 +211,8 @@ def join_shards(
 
     `name` is that of the folder that all of it was made from, if there is one; `test_only` are the sources whose
     images no training may see. With `match` images are left out until the classes' files agree. Raises DataError if
-    no image is left.
+    no image is left; a set that was complete stays so where matching leaves none.
     """
-    (folder / "prepared.json").unlink(missing_ok=True)
     names = sorted(path.name for path in (folder / "units").glob("[!.]*"))
     tables = []
     for shard in names:
@@ -222,9 +221,10 @@ def join_shards(
     rejected = []
     for shard in names:
         rejected += (folder / "units" / shard / "refused.jsonl").read_text().splitlines(keepends=True)
-    write_text(folder / "refused.jsonl", "".join(rejected))
     _report_rejected([json.loads(line) for line in rejected[:10]], len(rejected), folder)
     if not names or not sum(table.num_rows for table in tables):
+        (folder / "prepared.json").unlink(missing_ok=True)
+        write_text(folder / "refused.jsonl", "".join(rejected))
         reasons = "; ".join(missing.values()) or f"{folder / 'refused.jsonl'} says why"
         raise DataError(f"{folder}: none of its {len(rejected)} images can be decoded; {reasons}")
 
@@ -247,6 +247,8 @@ def join_shards(
     for reason, count in zip(*np.unique(excluded[excluded != ""], return_counts=True), strict=True):
         say(f"left out: {count} images: {reason}")
 
+    (folder / "prepared.json").unlink(missing_ok=True)
+    write_text(folder / "refused.jsonl", "".join(rejected))
     with replacing(folder / "manifest.csv") as stream:
         pyarrow.csv.write_csv(table, stream)
     facts = {

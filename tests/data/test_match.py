@@ -121,7 +121,10 @@ def test_sources_of_the_hub_are_matched_file_by_file_as_at_once(
         for part in range(3):
             hub.add("someone/drawings", f"{part}.zip", archive(6, 10 * part))
             hub.add("someone/photographs", f"{part}.zip", archive(4, 100 + 10 * part))
-        words = {"source": ("someone/photographs", "someone/drawings"), "label": ("authentic", "synthetic")}
+        words: dict[str, Any] = {
+            "source": ("someone/photographs", "someone/drawings"),
+            "label": ("authentic", "synthetic"),
+        }
         one, four = (
             prepare_sources(
                 PrepareConfig(prepared=tmp_path / str(jobs), match=True, jobs=jobs, **words), RetryPolicy(0)
@@ -144,7 +147,11 @@ def test_a_set_of_one_class_is_refused_and_made_without_matching(tmp_path: Path)
     words: dict[str, Any] = {"label": ("authentic",), "name": "mine"}
     with pytest.raises(DataError, match="--match leaves no image"):
         prepare(tmp_path / "photos", tmp_path / "prepared", match=True, **words)
-    assert len(prepare(tmp_path / "photos", tmp_path / "prepared", **words).rows("train")) > 0
+    made = prepare(tmp_path / "photos", tmp_path / "prepared", **words)
+    before = contents(made.folder)
+    with pytest.raises(DataError, match="--match leaves no image"):
+        prepare(tmp_path / "photos", tmp_path / "prepared", match=True, **words)
+    assert contents(made.folder) == before
 
 
 def test_the_command_says_how_many_were_left_out(
