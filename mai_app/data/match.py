@@ -44,13 +44,20 @@ def file_cells(table: pa.Table) -> Ints:
 
 
 def find_surplus(
-    cells: Ints, labels: Ints, splits: Texts, sha256: npt.NDArray[np.bytes_], groups: Texts, seed: int
+    cells: Ints,
+    labels: Ints,
+    splits: Texts,
+    sources: Texts,
+    sha256: npt.NDArray[np.bytes_],
+    groups: Texts,
+    seed: int,
 ) -> Bools:
     """Which of n images to leave out, so that each split has as many of either class in each of the cells (n, m).
 
     Of the class that has more, as many stay as the other has: first those that have an image of the other class in
-    their group and cell, then those that a hash of the seed and the pixels draws, whatever the order of the files.
-    What is in no split counts for nothing, and is no surplus.
+    their group and cell, then one of each source, another of each, and so on, since sources are what generalises.
+    Within a source a hash of the seed and the pixels draws, whatever the order of the files. What is in no split
+    counts for nothing, and is no surplus.
     """
     used = np.flatnonzero(splits != "")
     split = np.unique(splits[used], return_inverse=True)[1]
@@ -60,9 +67,13 @@ def find_surplus(
     paired = (_counts(group, labels[used]).min(axis=1) > 0)[group]
     draws = np.array([draw_number(f"match:{name.decode()}", seed) for name in sha256[used].tolist()])
 
-    order = np.lexsort((np.where(paired, draws - 1, draws), labels[used], cell))
-    runs = 2 * cell[order] + labels[used][order]
-    place = np.arange(len(order)) - (np.cumsum(counts.ravel()) - counts.ravel())[runs]
+    part = 2 * cell + labels[used]
+    of_source = _number(np.stack([np.unique(sources[used], return_inverse=True)[1], part], axis=1))
+    turn = np.empty(len(used), dtype=np.int64)
+    order = np.lexsort((draws, ~paired, of_source))
+    turn[order] = _places(of_source[order])
+    order = np.lexsort((draws, turn, ~paired, part))
+    place = _places(part[order])
     surplus = np.zeros(len(splits), dtype=bool)
     surplus[used[order[place >= counts.min(axis=1)[cell[order]]]]] = True
     return surplus
@@ -71,6 +82,11 @@ def find_surplus(
 def _number(rows: Ints) -> Ints:
     """Number rows (n, m): equal ones alike, from 0 on."""
     return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def _places(values: Ints) -> Ints:
+    """The place of each of n sorted values among those that equal it, from 0 on."""
+    return np.arange(len(values)) - np.searchsorted(values, values)
 
 
 def _counts(cell: Ints, labels: Ints) -> Ints:

@@ -236,7 +236,8 @@ def join_shards(
     labels, given = table["label"].to_numpy(), table["given_split"].to_numpy().astype(str)
     splits, excluded = assign_splits(groups, labels, group_keys, given, splitting)
     if match:
-        surplus = find_surplus(file_cells(table), labels, splits, sha256, groups, splitting.seed)
+        sources = table["source"].to_numpy().astype(str)
+        surplus = find_surplus(file_cells(table), labels, splits, sources, sha256, groups, splitting.seed)
         splits, excluded = np.where(surplus, "", splits), np.where(surplus, SURPLUS, excluded)
         if not (splits != "").any():
             raise DataError(f"{folder}: --match leaves no image: nowhere are files of both classes alike; leave it out")

@@ -14,8 +14,10 @@ from threadpoolctl import threadpool_limits
 from mai_app import __version__
 from mai_app.config import CLASSES
 from mai_app.core import metrics
+from mai_app.data.match import SURPLUS
 from mai_app.evaluation.audit_counts import (
     FORMATS,
+    Bools,
     Floats,
     Ints,
     count_codes,
@@ -124,6 +126,7 @@ def audit(table: pa.Table, refused: list[dict[str, str]], name: str, seed: int =
         "measured": len(rows),
         "sampled": len(rows) < int(used.sum()),
         **_measure(x[rows], labels[rows], groups[rows], sources[rows], seed),
+        "before_matching": _before_matching(x, labels, groups, used, codes, reasons, seed),
         "splits": counts_by(table, "split", labels, used, used),
         "sources": counts_by(table, "source", labels, used, every, Counter(row.get("source", "") for row in refused)),
         "kinds": counts_by(table, "kind", labels, used, every),
@@ -210,6 +213,18 @@ def _measure(x: Floats, labels: Ints, groups: Ints, sources: Ints, seed: int) ->
             "reason": source_reason + (not_counted if source_reason and not alone_in.all() else ""),
         },
     }
+
+
+def _before_matching(
+    x: Floats, labels: Ints, groups: Ints, used: Bools, codes: Ints, reasons: Sequence[str], seed: int
+) -> dict[str, Any] | None:
+    """Of a set whose classes were matched, the AUROC of all properties together with the images left out for that."""
+    if SURPLUS not in reasons:
+        return None
+    rows = _sample(np.flatnonzero(used | (codes == list(reasons).index(SURPLUS))), labels, seed)
+    folds, reason = _folds(labels[rows], groups[rows], "duplicate group", 2, seed)
+    scores = _out_of_fold(x[rows], labels[rows], folds, [0])
+    return {"auroc": _estimate(metrics.auroc, scores, labels[rows]), "images": len(rows), "reason": reason}
 
 
 def _folds(labels: Ints, clusters: Ints, word: str, min_clusters: int, seed: int) -> tuple[Folds, str]:

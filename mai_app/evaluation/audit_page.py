@@ -137,8 +137,14 @@ def _auroc_rows(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any],
     """Rows of the AUROC table: what was measured, its AUROC, and a note."""
     held_out = report["sources_held_out"]
     gap = "" if held_out["gap"] is None else f"{held_out['gap']:+.3f} is what knowing the source adds"
+    before = report.get("before_matching")
     return [
         ("all together", report["all"]["auroc"], report["all"]["reason"]),
+        *(
+            [("before --match", before["auroc"], before["reason"] or "all together, no image left out")]
+            if before
+            else []
+        ),
         ("new sources", held_out["auroc"], held_out["reason"] or f"all together, whole sources held out; {gap}"),
         *((row["name"], row["auroc"], "; ".join(row["statements"])) for row in report["properties"]),
     ]

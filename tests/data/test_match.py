@@ -19,6 +19,7 @@ from mai_app.data.prepared import PreparedSet, describe_prepared
 from mai_app.data.source_row import RetryPolicy
 from mai_app.errors import DataError
 from mai_app.evaluation.audit import audit
+from mai_app.evaluation.audit_page import text_report
 from tests.conftest import picture
 from tests.data.test_hub import point_at
 from tests.data.test_prepare import contents
@@ -80,6 +81,10 @@ def test_what_told_the_classes_apart_is_gone_and_every_image_is_counted(
     assert sum(report["used"].values()) + sum(report["left_out"].values()) == 2 * COUNT
     assert "matched:" in describe_prepared(matched)
     assert "matched:" not in describe_prepared(as_it_is)
+    assert report["before_matching"]["auroc"]["value"] > 0.9
+    assert report["before_matching"]["images"] == 2 * COUNT
+    assert "before --match" in text_report(report)
+    assert "before --match" not in text_report(audit(as_it_is.table, [], "photos"))
 
 
 def test_each_split_has_as_many_of_either_class_in_each_cell(matched: PreparedSet) -> None:
@@ -208,9 +213,19 @@ def test_the_order_of_the_images_decides_nothing_and_pairs_stay_whole() -> None:
         rng.shuffle(images)
         labels, splits, hashes, groups = (np.array(column) for column in zip(*images, strict=True))
         cells = np.zeros((len(images), 2), dtype=np.int64)
-        surplus = find_surplus(cells, labels, splits, hashes.astype("S64"), groups, seed)
+        sources = np.full(len(images), "one")
+        surplus = find_surplus(cells, labels, splits, sources, hashes.astype("S64"), groups, seed)
         found.append({str(name) for name in groups[surplus]})
         assert Counter(labels[surplus].tolist()) == {0: 20}
         assert (splits[surplus] == "train").all()
     assert found[0] == found[1] != found[2]
     assert min(found[0]) >= f"{200:016x}"
+
+
+def test_sources_take_turns() -> None:
+    labels = np.array([0] * 12 + [1] * 4)
+    sources = np.array(["large"] * 9 + ["a", "b", "c"] + ["other"] * 4)
+    names = np.array([f"{i:064x}" for i in range(16)])
+    cells = np.zeros((16, 1), dtype=np.int64)
+    surplus = find_surplus(cells, labels, np.full(16, "train"), sources, names.astype("S64"), names, 0)
+    assert Counter(sources[~surplus].tolist()) == {"large": 1, "a": 1, "b": 1, "c": 1, "other": 4}
