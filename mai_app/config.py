@@ -240,8 +240,8 @@ class PrepareConfig:
     fetch_gb: float | None = None
     """Maximum number of gigabytes fetched per source: files spread evenly over its listing. Default: the row's."""
     match: bool = False
-    """Leave out images until both classes have as many of each format, size and JPEG quality: what sees no pixel then
-    hardly tells them apart. Costs images; training degrades both classes alike without it."""
+    """Leave out images until the classes agree in the files' format, size and JPEG quality. Of a set that is there, no
+    more than the manifest is made anew; the same command without it takes them back."""
     require: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Fail if this source is unavailable; once for each, or all."""
     seed: int = 0

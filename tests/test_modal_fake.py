@@ -29,6 +29,8 @@ from mai_app.models.registry import shipped_models
 from mai_app.remote.packages import EXPORT, TESTS, THERE, TORCH, WEB, Needs, locked
 from tests import fake_modal
 from tests.conftest import write_data_set
+from tests.data.test_hub import point_at
+from tests.data.test_prepare_hub import archive
 from tests.fake_modal import Function, World, crossing
 from tests.hub import Hub, add_six
 
@@ -655,18 +657,39 @@ def test_prepare_makes_a_set_a_container_a_file(cloud: Cloud, tmp_path: Path, mo
         words = "prepare --source posters --source diffusiondb --parts 2 --name two --retry-seconds 0.01"
         there = cloud.mai(f"{words} --on modal")
         here = cloud.mai(f"{words} --prepared {tmp_path}")
+        assert there.code == here.code == 0, there.err
+        assert there.out.splitlines()[:-1] == here.out.splitlines()[:-1]
+        assert there.out.endswith("Next: mai train --data two --on modal\n")
+        manifest = cloud.world.path("prepared/two/manifest.csv")
+        as_it_is = manifest.read_bytes()
+        assert as_it_is == (tmp_path / "two" / "manifest.csv").read_bytes()
+        assert cloud.called(since) == ["prepare", "prepare_unit"]
+        files = [unit.name for _, (unit, *_) in cloud.world.calls[since + 1 :]]
+        assert len(set(files)) == len(files) >= 2
+        assert cloud.world.commits["prepare_unit"] == len(files)
+        # Each sees what the leader has committed just before.
+        assert cloud.world.reloads["prepare_unit"] == len(files)
+        assert not set(cloud.world.calls[since][1][0]) & STAYS_HERE
+
+
+def test_a_set_is_matched_there_as_here(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "prepare --source a/photographs --source a/drawings --label authentic --label synthetic --name alike"
+    with Hub() as hub:
+        hub.add("a/photographs", "0.zip", archive(6))
+        hub.add("a/drawings", "0.zip", archive(12, 100))
+        point_at(hub, tmp_path / "hf", monkeypatch)
+        since = len(cloud.world.calls)
+        assert cloud.mai(f"{words} --on modal").code == 0
+        manifest = cloud.world.path("prepared/alike/manifest.csv")
+        as_it_is = manifest.read_bytes()
+        there = cloud.mai(f"{words} --match --on modal")
+        here = cloud.mai(f"{words} --match --prepared {tmp_path}")
     assert there.code == here.code == 0, there.err
-    assert there.out.splitlines()[:-1] == here.out.splitlines()[:-1]
-    assert there.out.endswith("Next: mai train --data two --on modal\n")
-    manifest = cloud.world.path("prepared/two/manifest.csv")
-    assert manifest.read_bytes() == (tmp_path / "two" / "manifest.csv").read_bytes()
-    assert cloud.called(since) == ["prepare", "prepare_unit"]
-    files = [unit.name for _, (unit, *_) in cloud.world.calls[since + 1 :]]
-    assert len(set(files)) == len(files) >= 2
-    assert cloud.world.commits["prepare_unit"] == len(files)
-    # Each sees what the leader has committed just before.
-    assert cloud.world.reloads["prepare_unit"] == len(files)
-    assert not set(cloud.world.calls[since][1][0]) & STAYS_HERE
+    assert "matched: " in there.out
+    # No container stores an image again.
+    assert [name for name, _ in cloud.world.calls[since:] if name == "prepare_unit"] == ["prepare_unit"] * 2
+    assert as_it_is != manifest.read_bytes()
+    assert manifest.read_bytes() == (tmp_path / "alike" / "manifest.csv").read_bytes()
 
 
 def test_a_set_that_its_budget_does_not_suffice_for_is_not_made(

@@ -99,7 +99,7 @@ def assign_splits(
     names, group = np.unique(groups, return_inverse=True)
     n = len(names)
     has = {split: _any(given == split, group, n) for split in ("train", "val", "test")}
-    draws = np.array([_draw(str(name), splitting.seed) for name in names])
+    draws = np.array([draw_number(str(name), splitting.seed) for name in names])
     split = np.where(draws < splitting.val, "val", np.where(draws < splitting.val + splitting.test, "test", "train"))
     if has["val"].any():
         split[has["train"]] = "train"
@@ -119,14 +119,14 @@ def assign_splits(
     return np.where(excluded == "", split[group], ""), excluded
 
 
-def _draw(name: str, seed: int) -> float:
+def draw_number(name: str, seed: int) -> float:
     """A pseudo-random number in [0, 1) from the seed and the name."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") / 2**64
 
 
 def held_out_alone(sha256: str, splitting: Splitting) -> bool:
     """Whether an image without duplicates, of that hash, is drawn into the val or the test part."""
-    return _draw(sha256[:16], splitting.seed) < splitting.val + splitting.test
+    return draw_number(sha256[:16], splitting.seed) < splitting.val + splitting.test
 
 
 def _equal(values: npt.NDArray[np.generic], where: npt.NDArray[np.bool_] | None = None) -> Ints:

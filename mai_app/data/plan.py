@@ -103,7 +103,7 @@ class Plan:
     test_only: tuple[str, ...] = ()
     """Names of the sources that are for testing only, those that are missing among them."""
     match: bool = False
-    """Whether images are left out until the classes agree in format, size and JPEG quality."""
+    """Whether images are left out until the classes' files agree: a matter of the join, not of the shards."""
 
 
 def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) -> Plan:
@@ -115,7 +115,6 @@ def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) ->
     path = folder / "plan.json"
     form = prepared_form(config.view_size)
     written: dict[str, Any] = {"version": VERSION, "seed": config.seed, "form": asdict(form), "sources": {}}
-    written |= {"match": True} if config.match else {}
     if path.exists():
         try:
             written = json.loads(path.read_text())
@@ -126,7 +125,6 @@ def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) ->
             raise DataError(f"{folder}: of version {version}, this MAI makes {VERSION}; delete it")
         _same_as_planned(folder, "seed", seed, config.seed)
         _same_as_planned(folder, "--view-size", before_form, asdict(form))
-        _same_as_planned(folder, "--match", written.get("match", False), config.match)
     shards: list[Shard] = []
     flags: dict[str, RemoteShard] = {}
     missing: dict[str, str] = {}

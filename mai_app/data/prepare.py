@@ -77,7 +77,7 @@ def prepare_sources(
                 say(note)
             todo = _missing_shards(plan, folder)
             _check_disk(folder, todo, config.jobs, bool(run_elsewhere))
-            if todo or plan.missing or not (folder / "prepared.json").is_file():
+            if todo or plan.missing or not _is_joined(folder, plan):
                 required = frozenset(config.require)
                 _make(folder, plan, Splitting(seed=config.seed), config.jobs, 2, retry_policy, required, run_elsewhere)
     except BlockingIOError:
@@ -214,6 +214,17 @@ def _remove_leftovers(folder: Path, downloads: Path) -> None:
 
 def _missing_shards(plan: Plan, folder: Path) -> list[Shard]:
     return [shard for shard in plan.shards if not _shard_folder(shard, folder).is_dir()]
+
+
+def _is_joined(folder: Path, plan: Plan) -> bool:
+    """Whether the set is complete, and matched or not as it is asked for now."""
+    try:
+        facts = json.loads((folder / "prepared.json").read_text())
+        return bool(facts.get("match")) == plan.match
+    except FileNotFoundError:
+        return False
+    except (ValueError, AttributeError):
+        return True  # damaged: whoever opens it says what to do
 
 
 def _shard_folder(shard: Shard, folder: Path) -> Path:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from mai_app.config import CLASSES, IMAGE_SIZE, PreparedForm
 from mai_app.data.augment import Jpegs
+from mai_app.data.match import SURPLUS
 from mai_app.data.shards import MANIFEST, STRETCHED_BYTES, VERSION, read_table
 from mai_app.errors import DataError
 from mai_app.images.decode import SAMPLINGS, Pixels
@@ -218,6 +219,9 @@ def describe_prepared(prepared: PreparedSet) -> str:
     size = sum(prepared.facts["units"].values())
     lines.append(f"{table.num_rows:,} images in {size / 10**9:.2f} GB, {size / table.num_rows / 1000:.0f} kB an image")
     lines += [f"for testing only: {', '.join(prepared.test_only)}"] if prepared.test_only else []
+    if prepared.facts.get("match"):
+        surplus = sum(reason == SURPLUS for reason in table["left_out"].to_pylist())
+        lines.append(f"matched: {surplus:,} images are left out, since {SURPLUS}")
     lines += [f"note: {note}" for note in prepared.facts["notes"]]
     lines += [f"missing: {reason}" for reason in prepared.facts["missing"].values()]
     return "\n".join(lines)

@@ -29,7 +29,7 @@ from mai_app.core.log import say
 from mai_app.core.parallel import ordered_map
 from mai_app.data.dedup import assign_splits, group_images, held_out_alone, perceptual_hash
 from mai_app.data.layout import Record
-from mai_app.data.matching import UNMATCHED, unmatched
+from mai_app.data.match import SURPLUS, file_cells, find_surplus
 from mai_app.errors import DataError, ImageError
 from mai_app.images.decode import Pixels, decode, read_file
 from mai_app.images.preprocess import central_square, random_window, resize, shrink
@@ -210,9 +210,9 @@ def join_shards(
     """Group and split what the shards hold, and write the manifest; prepared.json comes last.
 
     `name` is that of the folder that all of it was made from, if there is one; `test_only` are the sources whose
-    images no training may see. With `match` images are left out until the classes agree (matching.py).
+    images no training may see. With `match` images are left out until the classes' files agree. Raises DataError if
+    no image is left; a set that was complete stays so where matching leaves none.
     """
-    (folder / "prepared.json").unlink(missing_ok=True)
     names = sorted(path.name for path in (folder / "units").glob("[!.]*"))
     tables = []
     for shard in names:
@@ -221,9 +221,10 @@ def join_shards(
     rejected = []
     for shard in names:
         rejected += (folder / "units" / shard / "refused.jsonl").read_text().splitlines(keepends=True)
-    write_text(folder / "refused.jsonl", "".join(rejected))
     _report_rejected([json.loads(line) for line in rejected[:10]], len(rejected), folder)
     if not names or not sum(table.num_rows for table in tables):
+        (folder / "prepared.json").unlink(missing_ok=True)
+        write_text(folder / "refused.jsonl", "".join(rejected))
         reasons = "; ".join(missing.values()) or f"{folder / 'refused.jsonl'} says why"
         raise DataError(f"{folder}: none of its {len(rejected)} images can be decoded; {reasons}")
 
@@ -235,8 +236,11 @@ def join_shards(
     labels, given = table["label"].to_numpy(), table["given_split"].to_numpy().astype(str)
     splits, excluded = assign_splits(groups, labels, group_keys, given, splitting)
     if match:
-        excess = unmatched(table, splits, splitting.seed)
-        splits, excluded = np.where(excess, "", splits), np.where(excess, UNMATCHED, excluded)
+        sources = table["source"].to_numpy().astype(str)
+        surplus = find_surplus(file_cells(table), labels, splits, sources, sha256, groups, splitting.seed)
+        splits, excluded = np.where(surplus, "", splits), np.where(surplus, SURPLUS, excluded)
+        if not (splits != "").any():
+            raise DataError(f"{folder}: --match leaves no image: nowhere are files of both classes alike; leave it out")
     columns = {"split": splits, "left_out": excluded, "group": groups}
     for column, values in columns.items():
         table = table.append_column(column, pa.array(values, pa.string()))
@@ -244,6 +248,8 @@ def join_shards(
     for reason, count in zip(*np.unique(excluded[excluded != ""], return_counts=True), strict=True):
         say(f"left out: {count} images: {reason}")
 
+    (folder / "prepared.json").unlink(missing_ok=True)
+    write_text(folder / "refused.jsonl", "".join(rejected))
     with replacing(folder / "manifest.csv") as stream:
         pyarrow.csv.write_csv(table, stream)
     facts = {
@@ -259,6 +265,7 @@ def join_shards(
         "units": {shard: (folder / "units" / shard / "pixels.u8").stat().st_size for shard in names},
         "fingerprint": _fingerprint(table),
         **({"test_only": test_only} if test_only else {}),
+        **({"match": match} if match else {}),
     }
     write_text(folder / "prepared.json", json.dumps(facts, indent=1) + "\n")
 

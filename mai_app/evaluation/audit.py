@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from mai_app import __version__
 from mai_app.config import CLASSES
 from mai_app.core import metrics
-from mai_app.data.matching import UNMATCHED
+from mai_app.data.match import SURPLUS
 from mai_app.evaluation.audit_counts import (
     FORMATS,
     Bools,
@@ -219,9 +219,9 @@ def _before_matching(
     x: Floats, labels: Ints, groups: Ints, used: Bools, codes: Ints, reasons: Sequence[str], seed: int
 ) -> dict[str, Any] | None:
     """Of a set whose classes were matched, the AUROC of all properties together with the images left out for that."""
-    if UNMATCHED not in reasons:
+    if SURPLUS not in reasons:
         return None
-    rows = _sample(np.flatnonzero(used | (codes == list(reasons).index(UNMATCHED))), labels, seed)
+    rows = _sample(np.flatnonzero(used | (codes == list(reasons).index(SURPLUS))), labels, seed)
     folds, reason = _folds(labels[rows], groups[rows], "duplicate group", 2, seed)
     scores = _out_of_fold(x[rows], labels[rows], folds, [0])
     return {"auroc": _estimate(metrics.auroc, scores, labels[rows]), "images": len(rows), "reason": reason}
