@@ -168,7 +168,12 @@ class Body(nn.Module):
         """Add the low-rank matrices to the weights that they belong to, for good."""
         for module in self.modules():
             if parametrize.is_parametrized(module, "weight"):
-                parametrize.remove_parametrizations(module, "weight")
+                # Not torch's remove_parametrizations: it takes the weight off the class, which copies share.
+                weight = cast("torch.Tensor", module.weight).detach().clone()
+                kind = parametrize.type_before_parametrizations(module)
+                del module.parametrizations
+                module.__class__ = kind
+                module.weight = nn.Parameter(weight, requires_grad=False)
 
 
 class LowRank(nn.Module):
