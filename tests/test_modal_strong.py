@@ -51,17 +51,19 @@ def test_two_commands_and_a_report_comes_home(hub: Hub, tmp_path: Path, mai: Run
     report = disturbed / "report"
     done = on_modal(f"{PREPARE} && {TRAIN}", undisturbed, **environment)
     assert done.returncode == 0, done.stderr
+    (trained,) = (row for row in summary(undisturbed)["executions"] if row["function"] == "train_strong")
 
     refused = on_modal(f"{PREPARE} --budget 0.05", disturbed, **environment)
     assert refused.returncode == 2
     assert "nothing was hired" in refused.stderr
     assert not summary(disturbed)["executions"]
 
-    faults = ("--kill", "prepare_unit@1", "--preempt", "train@1")
+    faults = ("--kill", "prepare_unit@1", "--preempt", f"train_strong@{0.8 * trained['seconds']:.1f}")
     done = on_modal(f"{PREPARE} --budget 60 && {TRAIN} --budget 60", disturbed, *faults, **environment)
     assert done.returncode == 0, done.stderr
     assert "--budget 60" in done.stderr
-    assert len({row["container"] for row in summary(disturbed)["executions"] if row["function"] == "train"}) == 2
+    attempts = [row for row in summary(disturbed)["executions"] if row["function"] == "train_strong"]
+    assert len(attempts) == 2
     assert weights(disturbed) == weights(undisturbed)
 
     done = on_modal(
