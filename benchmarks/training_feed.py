@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -95,7 +96,7 @@ def _views() -> int:
             how = Preprocessing(input="views", size=size)
             images = TrainingImages(prepared, how, seed=0, epoch=0, degrade=True)
             draws = [(int(row), draw) for draw, row in enumerate(prepared.rows("train"))]
-            seconds = _cpu_seconds(lambda images=images, draws=draws: images.__getitems__(draws))
+            seconds = _cpu_seconds(partial(images.__getitems__, draws))
             stored = sum(path.stat().st_size for path in prepared.folder.rglob("*") if path.is_file())
             ratio = decoding / seconds
             kept &= ratio >= limit

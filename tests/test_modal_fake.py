@@ -19,6 +19,7 @@ from typing import Any, get_args
 
 import pytest
 from huggingface_hub import constants as hub_constants
+from modal.exception import FunctionTimeoutError
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from starlette.testclient import TestClient
@@ -401,7 +402,7 @@ def test_an_attempt_that_begins_after_its_time_does_nothing(cloud: Cloud, monkey
 
 def test_time_that_ran_out_is_said_in_one_line(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     def timed_out(*_: object) -> None:
-        raise fake_modal.modal.exception.FunctionTimeoutError("10 minutes")
+        raise FunctionTimeoutError("10 minutes")
 
     monkeypatch.setattr(cloud.app.calibrate, "raw", timed_out)
     done = cloud.mai("calibrate --data tiny --model r --on modal --budget 20")
@@ -699,7 +700,8 @@ def test_a_set_that_its_budget_does_not_suffice_for_is_not_made(
         add_six(hub, images=6)
         hub.patch(monkeypatch, tmp_path / "hf")
         words = "prepare --source posters --source diffusiondb --parts 2 --name late --budget 5 --on modal"
-        now, units = cloud.app.time.time(), []
+        now = cloud.app.time.time()
+        units: list[Any] = []
 
         def clock() -> float:
             return float(now + 100_000 * (len(units) > 1))

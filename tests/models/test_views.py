@@ -1,5 +1,6 @@
 """The network of views: shapes, fusion, blocks and weights of timm's networks, what is tuned, its checkpoint."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,6 +151,15 @@ def test_low_rank_matrices_start_at_nothing_and_are_merged() -> None:
         network.body.merge_low_rank()
         torch.testing.assert_close(network(images), changed, atol=1e-4, rtol=1e-4)
     assert set(network.state_dict()) == names
+
+
+def test_merging_a_copy_leaves_the_network_that_is_trained_as_it_is() -> None:
+    network = ViewsNet(TINY).eval()
+    network.body.choose_trained("lora:2")
+    with torch.inference_mode():
+        before = network(views())
+        copy.deepcopy(network).body.merge_low_rank()
+        torch.testing.assert_close(network(views()), before)  # torch's way would take the weight off both
 
 
 @pytest.mark.parametrize("tune", ["last", "last:0", "last:9", "lora:x", "some", "head:1"])

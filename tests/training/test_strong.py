@@ -85,7 +85,9 @@ def run(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_the_network_is_one_that_may_be_passed_on_and_the_settings_fit_it() -> None:
     assert timm.is_model(STRONG.model)
     assert weights_licence(STRONG.model) in OPEN_LICENCES
-    assert timm.models.get_pretrained_cfg(STRONG.model).hf_hub_id == "timm/vit_large_patch14_reg4_dinov2.lvd142m"
+    configuration = timm.models.get_pretrained_cfg(STRONG.model)
+    assert configuration is not None
+    assert configuration.hf_hub_id == "timm/vit_large_patch14_reg4_dinov2.lvd142m"
     built = architecture(STRONG)
     assert built is not None
     with torch.device("meta"):  # its shapes alone
