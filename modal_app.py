@@ -30,6 +30,7 @@ import mai_app
 from mai_app import cli
 from mai_app.config import (
     CalibrateConfig,
+    CardConfig,
     DemoConfig,
     EvaluateConfig,
     PrepareConfig,
@@ -186,6 +187,7 @@ with torch_image.imports():  # type: ignore[no-untyped-call]
 
     from mai_app.evaluation.calibrate import calibrate_checkpoint, text_table
     from mai_app.evaluation.evaluate import evaluate as evaluate_model
+    from mai_app.evaluation.model_card import write_card
     from mai_app.evaluation.report import text_tables
     from mai_app.inference.heatmap import heatmap_png
     from mai_app.inference.reload import LiveDetector
@@ -396,6 +398,7 @@ def evaluate(data: str, settings: dict[str, Any]) -> Payload:
     volume.reload()
     config = EvaluateConfig(data=_find(data), runs=Path(RUNS), prepared=Path(PREPARED), **settings)
     report = evaluate_model(config)
+    write_card(CardConfig(report=Path(report["folder"]), runs=Path(RUNS)))
     commit()
     return {"text": text_tables(report), "folder": report["folder"].removeprefix(f"{VOLUME}/")}
 

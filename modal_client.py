@@ -162,13 +162,13 @@ def calibrate(config: CalibrateConfig, output: Output) -> int:
 
 
 def evaluate(config: EvaluateConfig, output: Output) -> int:
-    """Evaluate a run of the Volume, and download the report to --out, or else to the run's folder below --runs."""
+    """Evaluate a run of the Volume, and download report and model card to --out, else to the run's folder in --runs."""
     result = _lead("evaluate", config, extract_settings(config, "out"))
     there = PurePosixPath(result["folder"])
     here = config.out or config.runs / there.relative_to("runs")
-    for name in ("report.json", "report.html"):
+    for name in ("report.json", "report.html", "MODEL_CARD.md"):
         write_bytes(here / name, b"".join(modal_app.volume.read_file(str(there / name))))
-    print(f"{result['text']}\n\npage: {here / 'report.html'}", file=output)
+    print(f"{result['text']}\n\npage: {here / 'report.html'}\ncard: {here / 'MODEL_CARD.md'}", file=output)
     return 0
 
 

@@ -522,8 +522,9 @@ def test_evaluate_brings_the_report_home(cloud: Cloud, tmp_path: Path) -> None:
     assert "<html" in page
     assert json.loads((tmp_path / "report" / "report.json").read_text())["authentic"] == 4
     here = cloud.mai(f"{words} --data {cloud.data} --model {weights} --prepared {tmp_path}/p")
-    assert there.out.splitlines()[1:] == here.out.splitlines()[1:]
-    assert there.out.endswith(f"\n\npage: {tmp_path}/report/report.html\n")
+    assert there.out.splitlines()[1:-1] == here.out.splitlines()[1:]
+    assert there.out.endswith(f"\n\npage: {tmp_path}/report/report.html\ncard: {tmp_path}/report/MODEL_CARD.md\n")
+    assert ": model card\n" in (tmp_path / "report" / "MODEL_CARD.md").read_text()
     assert cloud.world.commits["evaluate"] == commits + 1
     # Without --out it goes into the run's folder here, which has no weights.
     assert cloud.mai(f"evaluate --data tiny --model r --runs {tmp_path}/runs --on modal").code == 0

@@ -104,6 +104,8 @@ class Plan:
     """Names of the sources that are for testing only, those that are missing among them."""
     match: bool = False
     """Whether images are left out until the classes' files agree: a matter of the join, not of the shards."""
+    licences: dict[str, str] = field(default_factory=dict)
+    """By source of the Hub its licence, as its card states it; "" where that is not known."""
 
 
 def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) -> Plan:
@@ -158,7 +160,10 @@ def make_plan(config: PrepareConfig, folder: Path, retry_policy: RetryPolicy) ->
     # What is missing now may have been there before: its shards stay.
     write_text(path, json.dumps(written | {"sources": written["sources"] | planned}, indent=1) + "\n")
     test_only = sorted(source.name for source in chosen if isinstance(source, Source) and source.use == "testing")
-    return Plan(tuple(shards), flags, missing, tuple(notes), form, test_only=tuple(test_only), match=config.match)
+    licences = {source.name: source.licence for source in chosen if isinstance(source, Source)}
+    return Plan(
+        tuple(shards), flags, missing, tuple(notes), form, "", tuple(test_only), match=config.match, licences=licences
+    )
 
 
 def plan_folder(data: Path, form: PreparedForm) -> tuple[str, Plan]:

@@ -183,7 +183,7 @@ def _make(
         finally:
             shutil.rmtree(downloads, ignore_errors=True)
     missing = plan.missing | dict(sorted(failed.items()))
-    join_shards(folder, missing, plan.notes, splitting, plan.form, plan.name, plan.test_only, plan.match)
+    join_shards(folder, missing, plan.notes, splitting, plan.form, plan.name, plan.test_only, plan.match, plan.licences)
 
 
 def _advance(progress: "tqdm[Any]", stopped: Callable[[], bool]) -> Callable[[int], None]:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -206,12 +206,13 @@ def join_shards(
     name: str = "",
     test_only: tuple[str, ...] = (),
     match: bool = False,
+    licences: Mapping[str, str] | None = None,
 ) -> None:
     """Group and split what the shards hold, and write the manifest; prepared.json comes last.
 
     `name` is that of the folder that all of it was made from, if there is one; `test_only` are the sources whose
-    images no training may see. With `match` images are left out until the classes' files agree. Raises DataError if
-    no image is left; a set that was complete stays so where matching leaves none.
+    images no training may see; `licences` are the sources' own. With `match` images are left out until the classes'
+    files agree. Raises DataError if no image is left; a set that was complete stays so where matching leaves none.
     """
     names = sorted(path.name for path in (folder / "units").glob("[!.]*"))
     tables = []
@@ -266,6 +267,7 @@ def join_shards(
         "fingerprint": _fingerprint(table),
         **({"test_only": test_only} if test_only else {}),
         **({"match": match} if match else {}),
+        **({"licences": dict(licences)} if licences else {}),
     }
     write_text(folder / "prepared.json", json.dumps(facts, indent=1) + "\n")
 

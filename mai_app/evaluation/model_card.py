@@ -41,6 +41,8 @@ KEYS: Final = {
     "bias",
 }
 """Keys of a report that a card needs."""
+LICENCES: Final = "What they mean for weights is not settled: where one forbids commercial use, or none is stated, ask before such use"
+"""What follows from the licences of the images."""
 TIER_KEYS: Final = {
     "auroc",
     "tpr",
@@ -156,6 +158,9 @@ def _training(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     yield "sees", f"{how.size}×{how.size} pixels: {seen}{scaled}"
     yield "trained on", f"{escape(info.data)} (fingerprint `{info.data_fingerprint[:12]}`)"
     chosen = "the last" if info.training.get("folds") else "the ones of least validation loss"
+    if info.data_licences:
+        stated = [f"{escape(name)}: {escape(licence or 'not known')}" for name, licence in info.data_licences.items()]
+        yield "licences of its data sets", f"{'; '.join(stated)}. {LICENCES}"
     yield "epochs", f"{info.epoch} behind these weights, {chosen} (validation loss {info.val_loss:.4f})"
     settings = (
         (name.replace("_", " "), value)

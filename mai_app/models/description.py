@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -53,6 +53,8 @@ class CheckpointInfo:
     """What a network of views is made of; None for the others."""
     weights_licence: str = ""
     """Licence that timm states for the pretrained weights that training started from; "" where there are none."""
+    data_licences: Mapping[str, str] = field(default_factory=dict)
+    """By data set from the Hub that its images are of, the licence that MAI knows of it; "" where it knows none."""
     simulated: bool = False
     """Whether it was trained on simulated images, as those of `mai demo`: it then says nothing about real ones."""
 
@@ -126,7 +128,11 @@ def parse_info(path: Path, document: str | None) -> CheckpointInfo:
         facts["calibration"] = Calibration(**fit, tiers=rates)
         if (built := facts.setdefault("architecture", None)) is not None:  # no such key before format 3
             facts["architecture"] = Architecture(**built | {"blocks": tuple(built["blocks"])})
-        for name, value in (("simulated", False), ("weights_licence", "")):  # nor these up to version 0.2
+        for name, value in (
+            ("simulated", False),
+            ("weights_licence", ""),
+            ("data_licences", {}),
+        ):  # nor these up to version 0.2
             facts.setdefault(name, value)
         info = CheckpointInfo(**{f.name: facts[f.name] for f in fields(CheckpointInfo)})
         _check(info)

@@ -278,6 +278,7 @@ def _record_epoch(
             training=settings(config) | {"precision": state.precision},
             architecture=architecture(config),
             weights_licence=start_licence(config),
+            data_licences=run.prepared.facts.get("licences", {}),
             simulated=run.prepared.kinds(run.train_rows) == {SIMULATED},
         )
         save_checkpoint(run.folder / BEST, merged(state.averaged), info)

@@ -96,6 +96,10 @@ def test_images_of_one_prompt_or_row_stay_on_one_side_whatever_their_class(moder
     assert {tie.rpartition(":")[0] for tie in sides} == {"pair:prompt", "row"}
 
 
+def test_the_set_says_under_which_licences_its_sources_are(modern: PreparedSet) -> None:
+    assert modern.facts["licences"] == {source.name: source.licence for source in MODERN}
+
+
 @pytest.mark.parametrize("jobs", [1, 4])
 def test_any_number_of_jobs_makes_the_same_set(hub: Hub, modern: PreparedSet, tmp_path: Path, jobs: int) -> None:
     assert contents(prepare(tmp_path, preset="modern", jobs=jobs).folder) == contents(modern.folder)

@@ -235,6 +235,19 @@ def test_a_report_of_version_0_1_is_enough(run: Path, report: dict[str, Any], tm
     assert [row[at].strip() for row in rows] == ["–"] * 4
 
 
+def test_licences_of_weights_and_data_stand_on_the_card(run: Path, report: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint, path = load_checkpoint(run / BEST), tmp_path / "new" / BEST
+    licences = {"openfake": "CC BY-NC 4.0", "someone/photos": ""}
+    info = dataclasses.replace(checkpoint.info, weights_licence="apache-2.0", data_licences=licences)
+    save_checkpoint(path, checkpoint.network, info)
+    assert load_checkpoint(path).info == info
+    folder = changed(report, tmp_path / "report", version=load_checkpoint(path).version, checkpoint=str(path))
+    assert main(["card", "--report", str(folder), "--out", f"{tmp_path}/card.md"]) == 0
+    card = (tmp_path / "card.md").read_text()
+    assert "| pretrained weights | licence apache-2.0, as timm states it |" in card
+    assert "openfake: CC BY-NC 4.0; someone/photos: not known. What they mean for weights is not settled" in card
+
+
 def test_every_network_has_its_words() -> None:
     assert NETWORKS.keys() == MODELS.keys()
 
