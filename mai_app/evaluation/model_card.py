@@ -41,7 +41,10 @@ KEYS: Final = {
     "bias",
 }
 """Keys of a report that a card needs."""
-LICENCES: Final = "What they mean for weights is not settled: where one forbids commercial use, or none is stated, ask before such use"
+LICENCES: Final = (
+    "What they mean for weights is not settled: where one forbids commercial use, or none is stated, ask before such "
+    "use"
+)
 """What follows from the licences of the images."""
 TIER_KEYS: Final = {
     "auroc",
