@@ -27,12 +27,15 @@ from mai_app.config import (
     SweepConfig,
     TrainConfig,
     TwinsConfig,
+    prepared_form,
     run_name,
 )
 from mai_app.core.files import write_bytes
 from mai_app.core.log import bar, say
+from mai_app.data.catalogue import choose_sources, describe_sums, set_name
 from mai_app.data.contents import MARKER, hash_contents, list_contents, upload_name
 from mai_app.data.layout import read_layout
+from mai_app.data.source_row import Source
 from mai_app.data.sources import SOURCES
 from mai_app.errors import ImageError, MaiError, ModelNameError
 from mai_app.images.find import find_images, walk_images
@@ -109,6 +112,9 @@ def prepare(config: PrepareConfig, output: Output) -> int:
         for name in result["uploads"]:
             print(f"outdated: {name}; `modal volume rm -r mai data/{name}` removes it", file=output)
         return 0
+    known = [source for source in choose_sources(config) if isinstance(source, Source) and source.images]
+    if known:
+        say(f"{set_name(config)}: {describe_sums(known, prepared_form(config.view_size))}")
     limits = _hire(config, {"prepare_unit": modal_app.FETCHER.containers, "prepare": 1})
     result = _call("prepare", limits, extract_settings(config, "clean"), limits)
     print(f"{result['summary']}\nNext: mai train --data {result['set']} --on modal", file=output)

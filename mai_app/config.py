@@ -108,6 +108,11 @@ class PreparedForm:
     whole: int = 0
     """Largest side of the whole image's central square; 0: none is kept."""
 
+    @property
+    def max_bytes(self) -> int:
+        """Maximum number of bytes of pixels stored per image: stretched, two windows, the square."""
+        return 3 * (IMAGE_SIZE**2 + 2 * self.window**2 + self.whole**2)
+
 
 FORM = PreparedForm()
 """Without views."""

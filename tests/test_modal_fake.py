@@ -661,6 +661,8 @@ def test_prepare_makes_a_set_a_container_a_file(cloud: Cloud, tmp_path: Path, mo
         here = cloud.mai(f"{words} --prepared {tmp_path}")
         assert there.code == here.code == 0, there.err
         assert there.out.splitlines()[:-1] == here.out.splitlines()[:-1]
+        assert "two: about " in there.err  # before anything is hired
+        assert "GB fetched, " in there.err.partition("hires")[0]
         assert there.out.endswith("Next: mai train --data two --on modal\n")
         manifest = cloud.world.path("prepared/two/manifest.csv")
         as_it_is = manifest.read_bytes()
@@ -735,7 +737,7 @@ def test_what_goes_wrong_there_is_one_line_and_exit_code_2_here(cloud: Cloud, tm
         f"scan nowhere --out {tmp_path}/s.jsonl --on modal": "mai: on Modal: ",
         "sweep --data nowhere --on modal": "mai: on Modal: ",
         "twins --data nowhere --out x --on modal": "mai: on Modal: ",
-        "prepare --source posters --require lion --on modal": "mai: on Modal: ",
+        "prepare --source posters --require lion --on modal": "mai: --require lion: not among the sources",
         "prepare --list --on modal": "mai: --list and folders are for this machine",
         f"predict {picture} --heatmap {tmp_path} --on modal": "mai: --heatmap runs on the local machine only",
         f"predict {picture} --on hosted": "mai: not found on Modal (App 'mai' not found in environment 'main'); "

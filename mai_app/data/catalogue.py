@@ -1,13 +1,13 @@
 """The sources that a command line names: rows of the table by preset and licence, data sets of the Hub, folders."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from mai_app.config import CLASSES, FORM, PrepareConfig
+from mai_app.config import CLASSES, FORM, PrepareConfig, PreparedForm
 from mai_app.data.layout import Folder
-from mai_app.data.shards import max_image_bytes
 from mai_app.data.source_row import Source
 from mai_app.data.sources import PRESETS, SOURCES
 from mai_app.errors import DataError
@@ -76,15 +76,20 @@ def source_table(config: PrepareConfig) -> str:
     lines = [line for source in rows for line in _describe(source)]
     for preset in chosen:
         sources = preset_rows(config, preset)
-        images, synthetic = sum(s.images for s in sources), sum(map(_synthetic, sources))
-        stored = sum(s.images * max_image_bytes(FORM) + kept_bytes(s, s.images) for s in sources)
         what = "mai prepare" if preset == "six" else f"mai prepare --preset {preset}"
-        lines.append(
-            f"{what} takes {len(sources)}: about {images - synthetic:,} authentic and {synthetic:,} synthetic images, "
-            f"{_gb(sum(map(_fetched, sources)))} fetched, {_gb(stored)} stored at most."
-        )
+        lines.append(f"{what} takes {len(sources)}: {describe_sums(sources)}.")
     lines += ["--source, --parts, --cap, --cap-per-generator and --fetch-gb choose. Mind the licences and the traps."]
     return "\n".join(lines)
+
+
+def describe_sums(sources: Sequence[Source], form: PreparedForm = FORM) -> str:
+    """About how many images the sources have, and how many bytes are fetched and stored for them."""
+    images, synthetic = sum(s.images for s in sources), sum(map(_synthetic, sources))
+    stored = sum(s.images * form.max_bytes + kept_bytes(s, s.images) for s in sources)
+    return (
+        f"about {images - synthetic:,} authentic and {synthetic:,} synthetic images, "
+        f"{_gb(sum(map(_fetched, sources)))} fetched, {_gb(stored)} stored at most"
+    )
 
 
 def _describe(source: Source) -> list[str]:
@@ -99,7 +104,7 @@ def _describe(source: Source) -> list[str]:
     synthetic = _synthetic(source)
     counts = [f"{source.images - synthetic:,} authentic" if synthetic < source.images else ""]
     counts += [f"{synthetic:,} synthetic ({made})" if synthetic else ""]
-    stored = source.images * max_image_bytes(FORM) + kept_bytes(source, source.images)
+    stored = source.images * FORM.max_bytes + kept_bytes(source, source.images)
     allows = {True: "", False: ", forbids commercial use", None: ", nothing said of commercial use"}[source.commercial]
     return [
         f"{source.name:<11} {label:<11}{source.repository} ({made or source.kind})",

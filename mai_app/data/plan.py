@@ -12,7 +12,7 @@ from mai_app.core.files import describe_changes, write_text
 from mai_app.data.catalogue import OWN_IMAGES, choose_sources, kept_bytes, slug
 from mai_app.data.layout import Folder, Record, listing_hash, read_layout
 from mai_app.data.selection import draw
-from mai_app.data.shards import VERSION, max_image_bytes
+from mai_app.data.shards import VERSION
 from mai_app.data.source_row import Container, RemoteFile, RetryPolicy, Source
 from mai_app.errors import DataError, SourceError
 from mai_app.images.find import has_image_name
@@ -177,7 +177,7 @@ def plan_folder(data: Path, form: PreparedForm) -> tuple[str, Plan]:
 
 def bytes_needed(shards: list[Shard], jobs: int) -> tuple[int, int]:
     """Estimated bytes on the disk: stored in the end, and of downloads at one time."""
-    stored = sum(shard.images * max_image_bytes(shard.form) for shard in shards)
+    stored = sum(shard.images * shard.form.max_bytes for shard in shards)
     remote = [shard for shard in shards if isinstance(shard, RemoteShard)]
     stored += sum(kept_bytes(shard.source, shard.images) for shard in remote)
     sizes = sorted((shard.bytes_at_a_time for shard in remote), reverse=True)

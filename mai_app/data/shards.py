@@ -78,11 +78,6 @@ class Item:
     content: bytes | Path | ImageError
 
 
-def max_image_bytes(form: PreparedForm) -> int:
-    """Maximum number of bytes of pixels stored per image."""
-    return STRETCHED_BYTES + 3 * (2 * form.window**2 + form.whole**2)
-
-
 def pixel_hash(pixels: Pixels) -> str:
     """SHA-256 of the decoded pixels and their shape: the same picture whatever the file around it."""
     digest = hashlib.sha256(f"{pixels.shape[0]}x{pixels.shape[1]}:".encode())
