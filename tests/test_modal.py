@@ -220,8 +220,8 @@ def test_one_command_line_two_places(volume: Path, tmp_path: Path, mai: Run) -> 
 
     judged = mai("evaluate", "--data", volume / "tiny", "--model", tmp_path / "best.safetensors", "--out", out)
     assert judged.returncode == 0, judged.stderr
-    *table, card = (tmp_path / "evaluate").read_text().splitlines()
-    assert table[1:] == judged.stdout.splitlines()[1:]
+    *lines, card = (tmp_path / "evaluate").read_text().splitlines()
+    assert lines[1:] == judged.stdout.splitlines()[1:]
     assert card == f"card: {out / 'MODEL_CARD.md'}"
     assert load_checkpoint(tmp_path / "best.safetensors").version in (out / "MODEL_CARD.md").read_text()
     assert "<html" in (out / "report.html").read_text()

@@ -1,5 +1,6 @@
 """`mai prepare` from the Hub: over real HTTP, what it makes is right, and the same whatever goes wrong on the way."""
 
+import contextlib
 import csv
 import io
 import json
@@ -863,7 +864,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_set(six: Six, hub: Hub, tmp_
             asked = len(hub.requests)
             # While it plans, fetches, stores, joins: at any time from its start.
             time.sleep(float(rng.random()) * 0.25)
-            os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it was done, and is gone
+                os.kill(child, signal.SIGKILL)
             killed = int(nursery.stdout.readline()) == -signal.SIGKILL
             kills += killed
             while_working += killed and len(hub.requests) > asked

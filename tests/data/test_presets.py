@@ -1,5 +1,6 @@
 """Presets of `mai prepare` on tiny stand-ins: the same set whatever happens, and what may be done with it."""
 
+import contextlib
 import csv
 import json
 import os
@@ -124,8 +125,9 @@ def test_killed_at_any_moment_it_ends_with_the_same_set(hub: Hub, modern: Prepar
             nursery.stdin.write(f"{tmp_path / 'p'}\n")
             nursery.stdin.flush()
             child = int(nursery.stdout.readline())
-            time.sleep(float(rng.random()) * 0.5)
-            os.kill(child, signal.SIGKILL)
+            time.sleep(float(rng.random()) * 4 / KILLS)
+            with contextlib.suppress(ProcessLookupError):  # it was done, and is gone
+                os.kill(child, signal.SIGKILL)
             kills += int(nursery.stdout.readline()) == -signal.SIGKILL
         nursery.stdin.close()
     assert kills >= 4
