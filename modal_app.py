@@ -299,15 +299,16 @@ def twins(data: str, settings: dict[str, Any], out: str) -> Payload:
 
 # Training
 
+training: dict[str, Any] = {
+    "image": torch_image,
+    "volumes": writable,
+    "secrets": hub,
+    "retries": retries,
+    "single_use_containers": True,
+}
 
-@app.function(
-    image=torch_image,
-    volumes=writable,
-    secrets=hub,
-    retries=retries,
-    single_use_containers=True,
-    **TRAINER.modal_kwargs(),
-)
+
+@app.function(**training, **TRAINER.modal_kwargs())
 @return_errors
 @in_time
 def train(data: str, settings: dict[str, Any]) -> Payload:
@@ -317,14 +318,7 @@ def train(data: str, settings: dict[str, Any]) -> Payload:
     return result
 
 
-@app.function(
-    image=torch_image,
-    volumes=writable,
-    secrets=hub,
-    retries=retries,
-    single_use_containers=True,
-    **STRONG.modal_kwargs(),
-)
+@app.function(**training, **STRONG.modal_kwargs())
 @return_errors
 @in_time
 def train_strong(data: str, settings: dict[str, Any]) -> Payload:
