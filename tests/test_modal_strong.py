@@ -57,7 +57,7 @@ def test_two_commands_and_a_report_comes_home(hub: Hub, tmp_path: Path) -> None:
     assert "nothing was hired" in refused.stderr
     assert not summary(disturbed)["executions"]
 
-    faults = ("--kill", "prepare_unit@1", "--preempt", f"train_strong@{0.8 * trained['seconds']:.1f}")
+    faults = ("--kill", "prepare_unit@1", "--preempt", f"train_strong@{0.5 * trained['seconds']:.1f}")
     done = on_modal(f"{PREPARE} --budget 60 && {TRAIN} --budget 60", disturbed, *faults, **environment)
     assert done.returncode == 0, done.stderr
     assert "--budget 60" in done.stderr
