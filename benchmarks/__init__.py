@@ -1,0 +1,1 @@
+"""Benchmarks of MAI: ratios against a stated limit, measured in one run."""
