@@ -4,20 +4,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from mai_app.config import RUNS, SHOWN_SCORES, Verdict
-from mai_app.core.device import autocast, choose_device, choose_precision, memory_format, to_numpy
+from mai_app.core.device import choose_device, to_numpy
 from mai_app.core.parallel import ordered_map
 from mai_app.errors import ImageError
 from mai_app.evidence.statements import Evidence
 from mai_app.images.decode import Pixels, decode, read_file
-from mai_app.images.preprocess import input_notes, shrink, to_floats, to_inputs
+from mai_app.images.preprocess import input_notes, shrink, to_inputs
 from mai_app.images.quality import unjudgeable_reason
+from mai_app.inference.engine import make_engine
 from mai_app.inference.prediction import ImageFacts, ModelFacts, Prediction, model_facts
 from mai_app.models.checkpoint import Checkpoint, load_checkpoint
 from mai_app.models.registry import find_checkpoint, name_of
@@ -48,10 +48,8 @@ class Detector:
         self.checkpoint = checkpoint
         self.info = checkpoint.info
         self.device = device
-        self._network = checkpoint.network.to(device).to(memory_format=memory_format(device))
-        self._views = isinstance(checkpoint.network, ViewsNet)
-        # A pretrained body costs seconds; what half precision moves is less than two decimals of a score show.
-        self._precision = choose_precision("auto" if self._views else "float32", device)
+        self.engine = make_engine(checkpoint.network, device)
+        self._fusion = to_numpy(checkpoint.network.fusion) if isinstance(checkpoint.network, ViewsNet) else None
 
     @property
     def facts(self) -> ModelFacts:
@@ -92,25 +90,22 @@ class Detector:
     def view_logits(self, inputs: Sequence[Pixels]) -> npt.NDArray[np.float64]:
         """Logits (n, columns): of a network of views those that it fuses, of others the image's one."""
         if not inputs:  # a batch of unreadable files, or none left
-            return np.empty((0, len(cast("ViewsNet", self._network).fusion) - 1 if self._views else 1))
-        run = cast("ViewsNet", self._network).view_logits if self._views else self._network
-        pixels = torch.from_numpy(np.stack(inputs) if self._views else np.concatenate(inputs))
-        # On a CPU larger batches only overflow its caches.
-        at_a_time = 8 if self.device.type == "cpu" else 256
-        with torch.inference_mode(), autocast(self.device, self._precision):
-            parts = [to_numpy(run(to_floats(part, self.device))) for part in torch.split(pixels, at_a_time)]
-        logits = np.concatenate(parts)
-        if self._views:
+            return np.empty((0, 1 if self._fusion is None else len(self._fusion) - 1))
+        pixels = torch.from_numpy(np.concatenate(inputs) if self._fusion is None else np.stack(inputs))
+        at_a_time = self.engine.inputs_at_a_time
+        if self._fusion is not None:
+            at_a_time = max(1, at_a_time // pixels.shape[1])
+        logits = np.concatenate([to_numpy(self.engine.run(part)) for part in torch.split(pixels, at_a_time)])
+        if self._fusion is not None:
             return logits
         ends = np.cumsum([len(part) for part in inputs])
         return np.array([[part.mean()] for part in np.split(logits, ends[:-1])])
 
     def fuse(self, columns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Logits (n,) of an image from those (n, columns) of its views."""
-        if not self._views:
+        if self._fusion is None:
             return columns[:, 0]
-        weights = to_numpy(cast("ViewsNet", self._network).fusion)
-        return np.asarray(columns @ weights[:-1] + weights[-1])
+        return np.asarray(columns @ self._fusion[:-1] + self._fusion[-1])
 
     def p_synthetic(self, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Calibrated scores (n,) in [0, 1] of logits (n,); a Prediction shows them clipped to SHOWN_SCORES."""

@@ -14,7 +14,7 @@ from mai_app.core.files import write_bytes
 from mai_app.errors import CheckpointError, RunError
 from mai_app.models.description import CheckpointInfo, info_document, parse_info
 from mai_app.models.hub import show_path
-from mai_app.models.views import build_network
+from mai_app.models.views import build_empty
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,12 @@ def _stored(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.half() if name.startswith("body.") and tensor.is_floating_point() else tensor).contiguous()
 
 
+def _typed(tensors: dict[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors in the types that the network computes with."""
+    types = {name: tensor.dtype for name, tensor in network.state_dict().items()}
+    return {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in tensors.items()}
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU; raises CheckpointError if it is missing, damaged, foreign or too new."""
     where = show_path(path)
@@ -60,11 +66,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{where}: truncated, or no safetensors file ({error}); copy or train it anew") from None
     info = parse_info(path, (header.get("__metadata__") or {}).get("mai"))
     try:
-        network = build_network(info.model, info.architecture)
+        network = build_empty(info.model, info.architecture)
     except RunError as error:
         raise CheckpointError(f"{where}: its network can't be built ({error})") from None
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict(_typed(tensors, network), assign=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{where}: its weights do not fit the model {info.model!r} ({reason})") from None

@@ -70,7 +70,7 @@ class TraceNet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (n,) of images (n, 3, height, width)."""
-        return self.patch_logits(images).mean((1, 2))
+        return self.patch_logits(images).mean((1, 2), dtype=torch.float32)
 
     def patch_logits(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (n, height / 16, width / 16), rounded up, of 16×16 pixel patches; their mean is the image's logit."""
@@ -79,7 +79,7 @@ class TraceNet(nn.Module):
         around = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
         # Differences between neighbours are small: this brings them to the size of the colours.
         pixels = torch.cat([2 * images - 1, 8 * (images - around)], dim=1)
-        logits: torch.Tensor = self.judge(self.layers(F.pixel_unshuffle(pixels, 2)))
+        logits: torch.Tensor = self.judge(self.layers(F.pixel_unshuffle(pixels.to(self.judge.weight.dtype), 2)))
         return logits.squeeze(1)
 
 

@@ -1,13 +1,16 @@
 """The network of views: the whole image and native windows, scored apart by pretrained features, and fused."""
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import nn
 
 from mai_app.config import Architecture
-from mai_app.models.backbones import Body
 from mai_app.models.networks import MODELS, TraceNet
+from mai_app.models.transformer import PlainBody, is_plain
+
+if TYPE_CHECKING:
+    from mai_app.models.backbones import Body
 
 DROPOUT: Final = 0.2
 """Share of an MLP head's units that are left out at each training step."""
@@ -20,7 +23,16 @@ def build_network(model: str, architecture: Architecture | None = None, weights:
     """
     if architecture is None:
         return MODELS[model]()
-    return ViewsNet(architecture, weights)
+    from mai_app.models.backbones import Body  # noqa: PLC0415 - timm, which predicting need not wait for
+
+    return ViewsNet(architecture, Body(architecture, weights))
+
+
+def build_empty(model: str, architecture: Architecture | None) -> nn.Module:
+    """The network of that name for weights that are to be loaded, with assign=True: it need not be trainable."""
+    if architecture is not None and is_plain(architecture):
+        return ViewsNet(architecture, PlainBody(architecture))
+    return build_network(model, architecture)
 
 
 class ViewsNet(nn.Module):
@@ -36,9 +48,9 @@ class ViewsNet(nn.Module):
 
     fusion: torch.Tensor
 
-    def __init__(self, architecture: Architecture, weights: str = "") -> None:
+    def __init__(self, architecture: Architecture, body: "Body | PlainBody") -> None:
         super().__init__()
-        self.body = Body(architecture, weights)
+        self.body = body
         self.heads = nn.ModuleList(_head(architecture.head, self.body.width) for _ in ("whole", "native"))
         self.traces = TraceNet() if architecture.traces else None
         columns = 3 if architecture.traces else 2

@@ -8,7 +8,7 @@ import shlex
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,9 @@ from mai_app.models.registry import find_checkpoint
 from mai_app.models.views import ViewsNet, build_network
 from mai_app.training.distributed import Group
 from mai_app.training.features import Features
+
+if TYPE_CHECKING:
+    from mai_app.models.backbones import Body
 
 LAST: Final = "last.pt"
 """File of the state that a run resumes from, in its folder."""
@@ -251,7 +254,7 @@ def make_network(config: TrainConfig, pretrained: bool) -> nn.Module:
     if pretrained and start and not (built and weights):
         _load_weights(network, config)
     if isinstance(network, ViewsNet):
-        network.body.choose_trained(config.tune)
+        cast("Body", network.body).choose_trained(config.tune)
     elif config.tune != "all":
         _freeze(network, config)
     return network
@@ -267,7 +270,7 @@ def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optim
     shares: dict[int, float] = {}
     if isinstance(network, ViewsNet):
         top = config.body_learning_rate / config.learning_rate
-        blocks = network.body.blocks()
+        blocks = cast("Body", network.body).blocks()
         decay = 1.0 if config.tune.startswith("lora") else LAYER_DECAY
         shares = {id(parameter): top * decay ** len(blocks) for parameter in network.body.parameters()}
         for depth, block in enumerate(reversed(blocks)):
@@ -325,7 +328,7 @@ def merged(network: nn.Module) -> nn.Module:
     if not isinstance(network, ViewsNet) or not any(".parametrizations." in name for name in network.state_dict()):
         return network
     network = copy.deepcopy(network)
-    network.body.merge_low_rank()
+    cast("Body", network.body).merge_low_rank()
     return network
 
 
