@@ -67,8 +67,9 @@ def _in_bfloat16(network: nn.Module) -> nn.Module | None:
     if isinstance(network, ViewsNet):
         if not isinstance(network.body, PlainBody):
             return None
-        network = copy.deepcopy(network)
-        network.body.network.to(torch.bfloat16)
+        # The body is not copied before it is cast: to deepcopy, its weights are copied already.
+        cast_already = {id(one): nn.Parameter(one.bfloat16(), False) for one in network.body.network.parameters()}
+        network = copy.deepcopy(network, cast_already)
         if network.traces is not None:
             network.traces = fold_norms(network.traces).to(torch.bfloat16)
         return network

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,13 +59,28 @@ def load_checkpoint(path: Path) -> Checkpoint:
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{where}: can't be read ({error.strerror})") from None
-    try:
-        tensors = safetensors.torch.load(data)
-        # safetensors checked the header just above; its metadata is only to be had from the header itself.
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:  # KeyError: numbers that torch does not have
-        raise CheckpointError(f"{where}: truncated, or no safetensors file ({error}); copy or train it anew") from None
-    info = parse_info(path, (header.get("__metadata__") or {}).get("mai"))
+    with ThreadPoolExecutor(2) as pool:  # hashing takes as long as the rest
+        whole = pool.submit(_sha256, data)
+        try:
+            tensors = safetensors.torch.load(data)
+            # safetensors checked the header just above; its metadata is only to be had from the header itself.
+            start = 8 + int.from_bytes(data[:8], "little")
+            header = json.loads(data[8:start])
+        except (safetensors.SafetensorError, ValueError, KeyError) as error:  # KeyError: types that torch does not have
+            raise CheckpointError(
+                f"{where}: truncated, or no safetensors file ({error}); copy or train it anew"
+            ) from None
+        info = parse_info(path, (header.get("__metadata__") or {}).get("mai"))
+        weights = pool.submit(_sha256, info.model.encode(), memoryview(data)[start:])
+        network = _build(where, info, tensors)
+        return Checkpoint(path, network, info, whole.result(), weights.result())
+
+
+def _build(where: str, info: CheckpointInfo, tensors: dict[str, torch.Tensor]) -> nn.Module:
+    """The network that the info describes, with these weights; raises CheckpointError, naming the file."""
+    # One sum is quicker than a test of each number; what is not finite stays so, and float64 holds any other sum.
+    if not all(torch.isfinite(tensor.sum(dtype=torch.float64)) for tensor in tensors.values()):
+        raise CheckpointError(f"{where}: holds weights that are not finite numbers; train it anew")
     try:
         network = build_empty(info.model, info.architecture)
     except RunError as error:
@@ -74,8 +90,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{where}: its weights do not fit the model {info.model!r} ({reason})") from None
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise CheckpointError(f"{where}: holds weights that are not finite numbers; train it anew")
-    network.eval()
-    weights = hashlib.sha256(info.model.encode() + data[8 + int.from_bytes(data[:8], "little") :])
-    return Checkpoint(path, network, info, hashlib.sha256(data).hexdigest(), weights.hexdigest())
+    return network.eval()
+
+
+def _sha256(*parts: bytes | memoryview) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
