@@ -7,6 +7,7 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
+from mai_app.core.processor import cpu_precision
 from mai_app.errors import RunError
 
 
@@ -39,8 +40,7 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device.type == "cpu":
-        # AVX-512 computes in it too, but no faster than in float32.
-        return "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16") else "float32"
+        return cpu_precision()
     return "float32"
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from mai_app.config import RUNS, SHOWN_SCORES, Verdict
-from mai_app.core.device import choose_device, to_numpy
+from mai_app.core.device import choose_device, choose_precision, to_numpy
 from mai_app.core.parallel import ordered_map
 from mai_app.errors import ImageError
 from mai_app.evidence.statements import Evidence
@@ -48,7 +48,8 @@ class Detector:
         self.checkpoint = checkpoint
         self.info = checkpoint.info
         self.device = device
-        self.engine = make_engine(checkpoint.network, device)
+        precision = choose_precision("auto", device) if self.info.takes_bfloat16 else "float32"
+        self.engine = make_engine(checkpoint.network, device, precision)
         self._fusion = to_numpy(checkpoint.network.fusion) if isinstance(checkpoint.network, ViewsNet) else None
 
     @property

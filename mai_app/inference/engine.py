@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mai_app.core.device import autocast, choose_precision, memory_format
+from mai_app.core.device import autocast, memory_format
 from mai_app.images.preprocess import to_floats
 from mai_app.models.networks import TraceNet
 from mai_app.models.transformer import PlainBody
@@ -39,16 +39,13 @@ class Engine:
     """Logits (n, columns) or (n,) of pixels: (n, views, size, size, 3) or (n, size, size, 3) uint8."""
 
 
-def make_engine(network: nn.Module, device: torch.device, precision: str = "auto") -> Engine:
-    """The fastest engine for this network on this device, or that of the precision: float32 or bfloat16.
+def make_engine(network: nn.Module, device: torch.device, precision: str) -> Engine:
+    """The engine for this network on this device in that precision, float32 or bfloat16.
 
     The network moves to the device; what is computed in bfloat16 on a CPU is a copy.
     """
     views = isinstance(network, ViewsNet)
     on_cpu = device.type == "cpu"
-    if precision == "auto":
-        halves = views or (on_cpu and isinstance(network, TraceNet))
-        precision = choose_precision("auto", device) if halves else "float32"
     network = network.to(device).to(memory_format=memory_format(device))
     half = _in_bfloat16(network) if precision == "bfloat16" and on_cpu else None
     computes = network if half is None else half

@@ -58,6 +58,11 @@ class CheckpointInfo:
     simulated: bool = False
     """Whether it was trained on simulated images, as those of `mai demo`: it then says nothing about real ones."""
 
+    @property
+    def takes_bfloat16(self) -> bool:
+        """Whether it predicts in bfloat16 where the hardware is faster in it (mai_app/inference/engine.py)."""
+        return self.architecture is not None or self.model == "traces"
+
 
 @dataclass(frozen=True)
 class Description:

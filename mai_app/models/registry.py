@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from mai_app.config import SHIPPED
 from mai_app.core.display import show_name, show_percent
+from mai_app.core.processor import Precision, cpu_precision
 from mai_app.errors import CheckpointError, ModelNameError
 from mai_app.models.description import read_description, read_info
 from mai_app.models.hub import PREFIX, cached_name, download, is_hub_name, parse_name
@@ -115,6 +116,8 @@ class ListedModel:
     """The tier with the most false positives, on the images that it was calibrated on; None without `mai calibrate`."""
     worst_fpr: float | None = None
     """Share of the authentic images called synthetic in that tier."""
+    cpu_precision: Precision | None = None
+    """In what it predicts on this machine's CPU, chosen by the processor."""
     error: str | None = None
     """Why the file can't be used."""
 
@@ -134,13 +137,13 @@ def list_models(runs: Path) -> list[ListedModel]:
 def table(models: Iterable[ListedModel], runs: Path) -> str:
     """A line a model, the one that is used where none is named marked."""
     rows: list[tuple[str, ...]] = [
-        ("  name", "kind", "network", "version", "trained on", "size", "epoch", "FPR, worst tier")
+        ("  name", "kind", "network", "version", "trained on", "size", "epoch", "FPR, worst tier", "on this CPU")
     ]
     errors = {}
     for number, model in enumerate(models, 1):
         size = "–" if model.bytes is None else f"{model.bytes / 1e6:.1f} MB"
         fpr = "–" if model.worst_tier is None else f"{show_percent(model.worst_fpr)}, {model.worst_tier}"
-        facts = (model.model, model.version, model.trained_on, size, model.epoch, fpr)
+        facts = (model.model, model.version, model.trained_on, size, model.epoch, fpr, model.cpu_precision)
         mark = "* " if model.default else "  "
         rows.append((f"{mark}{show_name(model.name)}", model.kind, *("–" if f is None else str(f) for f in facts)))
         if model.error is not None:
@@ -178,4 +181,5 @@ def _listed(name: str, kind: Literal["run", "shipped"], path: Path, default: boo
         epoch=found.info.epoch,
         worst_tier=worst,
         worst_fpr=None if worst is None else rates[worst],
+        cpu_precision=cpu_precision() if found.info.takes_bfloat16 else "float32",
     )

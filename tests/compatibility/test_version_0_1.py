@@ -24,6 +24,7 @@ import pytest
 from mai_app import cli, load
 from mai_app.data.prepare import prepare
 from mai_app.errors import DataError
+from mai_app.inference.engine import make_engine
 from mai_app.models.registry import list_models
 
 ARCHIVE = Path(__file__).with_name("version-0.1.tar.xz")
@@ -49,7 +50,9 @@ def rows(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("model", ["old", "traces"])
 def test_a_model_predicts_the_same(old: Path, model: str) -> None:
     before = json.loads((old / f"predict-{model}.json").read_text())
-    now = [asdict(row) for row in load(model, "cpu").predict([row["path"] for row in before], evidence=True)]
+    detector = load(model, "cpu")
+    detector.engine = make_engine(detector.checkpoint.network, detector.device, "float32")  # as version 0.1
+    now = [asdict(row) for row in detector.predict([row["path"] for row in before], evidence=True)]
     assert len(before) == 8
     for was, row in zip(before, json.loads(json.dumps(now)), strict=True):
         # Processors round differently, beyond the fourth digit.

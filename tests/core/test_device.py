@@ -17,7 +17,9 @@ from mai_app.data.prepare import prepare
 from mai_app.errors import RunError
 from mai_app.images.preprocess import to_floats
 from mai_app.inference.detector import Detector, load
+from mai_app.inference.engine import make_engine
 from mai_app.inference.heatmap import heatmap_png
+from mai_app.models.backbones import Body
 from mai_app.models.calibration import Calibration
 from mai_app.models.checkpoint import Checkpoint
 from mai_app.models.description import CheckpointInfo
@@ -57,7 +59,7 @@ def mps(tensor: torch.Tensor) -> torch.Tensor:
 @pytest.fixture
 def all_on_mps(monkeypatch: pytest.MonkeyPatch) -> None:
     """All inputs of networks, and so all that is computed from them, are as on MPS."""
-    for name in ("inference.detector", "inference.heatmap", "training.loop", "training.features"):
+    for name in ("inference.engine", "inference.heatmap", "training.loop", "training.features"):
         monkeypatch.setattr(f"mai_app.{name}.to_floats", lambda images, device: mps(to_floats(images, device)))
 
 
@@ -84,9 +86,10 @@ def test_every_kind_of_result_becomes_numpy(kind: torch.dtype) -> None:
 
 def test_results_leave_a_device_nowhere_else() -> None:
     elsewhere = re.compile(r"\.double\(|torch\.float64|\.numpy\(\)")
+    on_cpu = ("device.py", "distributed.py", "checkpoint.py")  # checkpoints are read onto the CPU
     for path in sorted((ROOT / "mai_app").rglob("*.py")):
         text = path.read_text()
-        if re.search(r"^import torch$", text, re.MULTILINE) and path.name not in ("device.py", "distributed.py"):
+        if re.search(r"^import torch$", text, re.MULTILINE) and path.name not in on_cpu:
             found = [line for line in text.splitlines() if elsewhere.search(line)]
             assert [line for line in found if "session.run" not in line] == [], path
     # Processes exchange float64, on CUDA and CPU alone.
@@ -100,7 +103,7 @@ def test_predictions_and_heatmaps(trained_run: Path, monkeypatch: pytest.MonkeyP
         detector = load(model, "cpu")
         rows, drawn = list(detector.predict(files)), heatmap_png(detector, *files[1])
         with monkeypatch.context() as patched:
-            for name in ("detector", "heatmap"):
+            for name in ("engine", "heatmap"):
                 patched.setattr(f"mai_app.inference.{name}.to_floats", lambda i, d: mps(to_floats(i, d)))
             assert list(detector.predict(files)) == rows
             assert heatmap_png(detector, *files[1]) == drawn
@@ -118,7 +121,7 @@ def test_training_validates_and_carries_on(tmp_path: Path) -> None:
 def views_detector(traces: bool) -> Detector:
     torch.manual_seed(0)
     architecture = Architecture(backbone="test_vit", blocks=(1, 3), size=64, traces=traces)
-    network = ViewsNet(architecture).eval()
+    network = ViewsNet(architecture, Body(architecture)).eval()
     info = CheckpointInfo(
         model="test_vit",
         mai_version="1",
@@ -140,12 +143,14 @@ def test_a_network_of_views_with_and_without_autocast(
     traces: bool, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detector = views_detector(traces)
-    monkeypatch.setattr(detector, "_precision", precision)
+    network = detector.checkpoint.network
+    detector.engine = make_engine(network, CPU, precision)
     inputs = [np.random.default_rng(i).integers(0, 256, (6, 64, 64, 3), np.uint8) for i in range(2)]
     expected = detector.logits(inputs)
-    network = detector.checkpoint.network
     network.fusion = mps(network.fusion)  # type: ignore[arg-type]
-    monkeypatch.setattr("mai_app.inference.detector.to_floats", lambda i, d: mps(to_floats(i, d)))
+    detector = Detector(detector.checkpoint, CPU)
+    detector.engine = make_engine(network, CPU, precision)
+    monkeypatch.setattr("mai_app.inference.engine.to_floats", lambda i, d: mps(to_floats(i, d)))
     assert detector.view_logits(inputs).dtype == np.float64
     assert detector.logits(inputs).tolist() == expected.tolist()
 

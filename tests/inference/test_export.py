@@ -19,7 +19,9 @@ from mai_app.config import Architecture, ExportConfig, Preprocessing
 from mai_app.errors import MaiError
 from mai_app.images.preprocess import to_inputs
 from mai_app.inference.detector import load
+from mai_app.inference.engine import make_engine
 from mai_app.inference.export import Exported, export, metadata, summary
+from mai_app.models.backbones import Body
 from mai_app.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mai_app.models.networks import MODELS
 from mai_app.models.registry import find_checkpoint
@@ -50,7 +52,7 @@ def baseline(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Exp
 @pytest.mark.parametrize(("traces_too", "crops"), [(False, 1), (True, 5)])
 def test_of_a_network_of_views_the_file_takes_all_views(tmp_path: Path, traces_too: bool, crops: int) -> None:
     architecture = Architecture(backbone="test_vit", blocks=(1, 3), size=64, traces=traces_too)
-    network = ViewsNet(architecture).eval()
+    network = ViewsNet(architecture, Body(architecture)).eval()
     network.fusion = torch.tensor([0.7, 0.2, 0.4, -0.1] if traces_too else [0.7, 0.2, -0.1])
     info = load_checkpoint(find_checkpoint("traces", Path("none"))).info
     how = Preprocessing(input="views", size=64, crops=crops)
@@ -136,6 +138,7 @@ def test_others_get_the_same_scores_by_the_metadata_alone(
 ) -> None:
     exported: Exported = request.getfixturevalue(which)
     detector = load(trained_run if which == "baseline" else "traces", "cpu", Path("none"))
+    detector.engine = make_engine(detector.checkpoint.network, detector.device, "float32")  # as the file
     score = independent(exported)
     ours = {row.path: row.p_synthetic for row in detector.predict(files().items())}
     assert len(set(ours.values())) >= 4

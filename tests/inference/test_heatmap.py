@@ -23,6 +23,7 @@ from mai_app.images.decode import Pixels, decode
 from mai_app.images.preprocess import resize, shrink
 from mai_app.inference import heatmap as module
 from mai_app.inference.detector import Detector, load
+from mai_app.inference.engine import make_engine
 from mai_app.inference.heatmap import (
     ANCHORS,
     Heatmap,
@@ -33,6 +34,7 @@ from mai_app.inference.heatmap import (
     predict_with_heatmaps,
     write_heatmap,
 )
+from mai_app.models.backbones import Body
 from mai_app.models.views import ViewsNet
 from tests.conftest import picture as scene
 
@@ -67,7 +69,7 @@ def views() -> Detector:
         def view_logits(self, images: torch.Tensor) -> torch.Tensor:
             return 10 * images[:, :2].mean((2, 3, 4)) - 5
 
-    network = Bright(architecture).eval()
+    network = Bright(architecture, Body(architecture)).eval()
     network.fusion = torch.tensor([1.0, 0.0, 0.0])
     shipped = load("traces", "cpu", Path("none"))
     how = Preprocessing(input="views", size=64, crops=1)
@@ -159,7 +161,8 @@ def test_small_images_are_judged_as_for_the_score(traces: Detector, height: int,
 
 def test_the_mean_of_the_places_is_the_score_of_an_image_that_is_one_crop(traces: Detector) -> None:
     pixels = scene(np.random.default_rng(4), 1, 200, 200)
-    logit = traces.logits([pixels[None]])[0] / traces.info.calibration.temperature
+    exact = make_engine(traces.checkpoint.network, traces.device, "float32")
+    logit = float(exact.run(torch.from_numpy(pixels[None]))) / traces.info.calibration.temperature
     assert heatmap(traces, pixels).logits.mean() == pytest.approx(logit, abs=1e-4)
 
 

@@ -40,22 +40,27 @@ def info(architecture: Architecture) -> CheckpointInfo:
 
 
 @pytest.mark.parametrize("windows", [1, 5])
+def body_of(network: ViewsNet) -> Body:
+    assert isinstance(network.body, Body)
+    return network.body
+
+
 def test_an_image_has_one_logit_and_in_training_one_a_kind_of_view(windows: int) -> None:
-    network = ViewsNet(TINY).eval()
+    network = ViewsNet(TINY, Body(TINY)).eval()
     with torch.inference_mode():
         assert network(views(3, 1 + windows)).shape == (3,)
         assert network.train()(views(3, 1 + windows)).shape == (3, 2)
-        assert ViewsNet(replace(TINY, traces=True))(views(3, 1 + windows)).shape == (3, 3)
+        assert ViewsNet(replace(TINY, traces=True), Body(TINY))(views(3, 1 + windows)).shape == (3, 3)
 
 
 def test_features_and_images_give_the_same_logits() -> None:
-    network = ViewsNet(TINY).eval()
+    network = ViewsNet(TINY, Body(TINY)).eval()
     with torch.inference_mode():
         torch.testing.assert_close(network(network.features(views())), network(views()))
 
 
 def test_the_views_are_weighted_and_windows_averaged() -> None:
-    network = ViewsNet(replace(TINY, traces=True)).eval()
+    network = ViewsNet(replace(TINY, traces=True), Body(TINY)).eval()
     network.fusion = torch.tensor([2.0, 0.0, 0.0, 0.5])
     images = views(2, 6)
     other = images.clone()
@@ -79,16 +84,17 @@ def test_blocks_after_the_last_chosen_one_are_dropped() -> None:
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "test_convnext"])
 def test_of_networks_without_tokens_it_is_the_stages(name: str) -> None:
-    network = ViewsNet(Architecture(backbone=name, blocks=(2, 3), size=64)).eval()
+    architecture = Architecture(backbone=name, blocks=(2, 3), size=64)
+    network = ViewsNet(architecture, Body(architecture)).eval()
     with torch.inference_mode():
         assert network(views()).shape == (2,)
-    network.body.choose_trained("last:1")
+    body_of(network).choose_trained("last:1")
     assert 0 < sum(p.requires_grad for p in network.body.parameters()) < len(list(network.body.parameters()))
 
 
 def test_a_name_that_timm_does_not_have_is_refused() -> None:
     with pytest.raises(RunError, match="neither a network of MAI nor one of timm"):
-        ViewsNet(replace(TINY, backbone="vit_smalll"))
+        Body(replace(TINY, backbone="vit_smalll"))
 
 
 def test_weights_come_from_a_local_file(tmp_path: Path) -> None:
@@ -134,12 +140,12 @@ def test_what_is_tuned(tune: str, trained: set[str]) -> None:
 
 
 def test_low_rank_matrices_start_at_nothing_and_are_merged() -> None:
-    network = ViewsNet(TINY).eval()
+    network = ViewsNet(TINY, Body(TINY)).eval()
     images = views()
     with torch.inference_mode():
         before = network(images)
     names = set(network.state_dict())
-    network.body.choose_trained("lora:2")
+    body_of(network).choose_trained("lora:2")
     trained = [parameter for parameter in network.body.parameters() if parameter.requires_grad]
     assert {min(parameter.shape) for parameter in trained} == {2}
     with torch.no_grad():
@@ -148,17 +154,17 @@ def test_low_rank_matrices_start_at_nothing_and_are_merged() -> None:
             parameter.add_(0.05)
         changed = network(images)
         assert not torch.allclose(changed, before, atol=1e-3)
-        network.body.merge_low_rank()
+        body_of(network).merge_low_rank()
         torch.testing.assert_close(network(images), changed, atol=1e-4, rtol=1e-4)
     assert set(network.state_dict()) == names
 
 
 def test_merging_a_copy_leaves_the_network_that_is_trained_as_it_is() -> None:
-    network = ViewsNet(TINY).eval()
-    network.body.choose_trained("lora:2")
+    network = ViewsNet(TINY, Body(TINY)).eval()
+    body_of(network).choose_trained("lora:2")
     with torch.inference_mode():
         before = network(views())
-        copy.deepcopy(network).body.merge_low_rank()
+        body_of(copy.deepcopy(network)).merge_low_rank()
         torch.testing.assert_close(network(views()), before)  # torch's way would take the weight off both
 
 
@@ -170,7 +176,7 @@ def test_what_can_not_be_tuned_is_refused(tune: str) -> None:
 
 def test_its_checkpoint_comes_back_in_half_precision(tmp_path: Path) -> None:
     architecture = replace(TINY, head="mlp", traces=True)
-    network = ViewsNet(architecture).eval()
+    network = ViewsNet(architecture, Body(architecture)).eval()
     network.fusion = torch.tensor([0.5, 0.2, 0.1, -0.3])
     path = tmp_path / "m.safetensors"
     save_checkpoint(path, network, info(architecture))
