@@ -1,6 +1,6 @@
 """Image quality: the tiers of degradation that a detector is measured in, and what an image must have for a verdict."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -43,21 +43,6 @@ def degrade(image: DecodedImage, tier: Tier) -> DecodedImage:
     return decode(encode_jpeg(shrink(image.pixels, longest), quality), tier)
 
 
-@dataclass(frozen=True)
-class Detail:
-    """How much an image's window with most detail holds."""
-
-    finest: float
-    """Standard deviation, in grey levels, of what is lost when the window is halved and enlarged again."""
-    all: float
-    """The same for a window made eight times smaller."""
-
-    @property
-    def resolution(self) -> float:
-        """Share of the finest octave's detail, 0 to about 1; near 0 in what was enlarged."""
-        return self.finest / self.all if self.all else 0.0
-
-
 def unjudgeable_reason(
     pixels: Pixels,
     jpeg_quality: int | None,
@@ -68,7 +53,8 @@ def unjudgeable_reason(
 
     `jpeg_quality`, 1 to 100, is the estimate of its file's tables; None if it is no JPEG. `seen` is the image as the
     network sees it, scaled down to its `longest`; None: as it is. Flat crops say little and traces drown in strong
-    compression and enlargement, for both classes alike; a detector should say so.
+    compression and enlargement, for both classes alike; a detector should say so. One window with enough detail,
+    and enough of it as fine as the pixels, makes an image judgeable.
     """
     height, width = pixels.shape[:2]
     seen = pixels if seen is None else seen
@@ -79,24 +65,28 @@ def unjudgeable_reason(
         return f"too small to be judged: {width}×{height} pixels, one side over {limits.sides_ratio} times the other"
     if jpeg_quality is not None and jpeg_quality < limits.jpeg_quality:
         return f"too degraded to be judged: JPEG quality {jpeg_quality}, under {limits.jpeg_quality}"
-    detail = most_detail(pixels)
-    if detail.finest < limits.detail or (seen is not pixels and most_detail(seen).finest < limits.detail):
+    smooth = resolved = True
+    for plane in _planes(pixels):  # the first that tells enough will do: most images need no second
+        finest = _lost(plane, 2)
+        smooth = smooth and finest < limits.detail
+        resolved = finest >= max(limits.detail, limits.resolution * _lost(plane, 2**OCTAVES))
+        if resolved:
+            break
+    if smooth or (seen is not pixels and all(_lost(plane, 2) < limits.detail for plane in _planes(seen))):
         return "too smooth to be judged: next to no detail"
-    if detail.resolution < limits.resolution:
+    if not resolved:
         return "too degraded to be judged: enlarged, next to no detail as fine as its pixels"
     return None
 
 
-def most_detail(pixels: Pixels) -> Detail:
-    """The detail of that window of (height, width, 3) uint8 pixels which has most of it."""
-    planes = [np.asarray(Image.fromarray(window).convert("L"), np.float32) for window in to_inputs(pixels, WINDOWS)]
-    finest = [_lost(plane, 2) for plane in planes]
-    best = int(np.argmax(finest))
-    return Detail(finest[best], _lost(planes[best], 2**OCTAVES))
+def _planes(pixels: Pixels) -> Iterator[Plane]:
+    """The grey levels of each window of (height, width, 3) uint8 pixels."""
+    for window in to_inputs(pixels, WINDOWS):
+        yield np.asarray(Image.fromarray(window).convert("L"), np.float32)
 
 
 def _lost(plane: Plane, factor: int) -> float:
-    """Standard deviation of what (height, width) loses when it is made so many times smaller and as large again."""
+    """Detail: standard deviation, in grey levels, of what (height, width) loses made so many times smaller and back."""
     height, width = plane.shape
     whole = Image.fromarray(plane)
     small = whole.resize((max(1, width // factor), max(1, height // factor)), Image.Resampling.LANCZOS)

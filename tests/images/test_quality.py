@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mai_app.config import QUALITY_LIMITS, TIERS
+from mai_app.config import TIERS
 from mai_app.images.decode import Pixels, decode, encode_jpeg
 from mai_app.images.preprocess import shrink
-from mai_app.images.quality import degrade, most_detail, unjudgeable_reason
+from mai_app.images.quality import degrade, unjudgeable_reason
 
 
 def natural(height: int = 400, width: int = 500, seed: int = 0) -> Pixels:
@@ -74,7 +74,14 @@ def test_a_flat_ground_around_a_picture_is_no_reason() -> None:
     pixels = np.full((1000, 1000, 3), 255, dtype=np.uint8)
     pixels[600:, 600:] = natural(400, 400)
     assert unjudgeable_reason(pixels, None) is None
-    assert most_detail(pixels).finest > QUALITY_LIMITS.detail
+
+
+def test_one_window_as_fine_as_its_pixels_is_enough() -> None:
+    pixels = enlarged(natural(1000, 1000), 4)
+    assert unjudgeable_reason(pixels, None) is not None
+    pixels = pixels.copy()
+    pixels[:200, -200:] = natural(200, 200)
+    assert unjudgeable_reason(pixels, None) is None
 
 
 @pytest.mark.parametrize("factor", [3, 4])
