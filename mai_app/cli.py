@@ -319,10 +319,11 @@ def _predict(config: PredictConfig) -> int:
 def _scan(config: ScanConfig) -> int:
     import_torch()
     from mai_app.inference.detector import load  # noqa: PLC0415
-    from mai_app.inference.scan import list_files, predict_chunks, scan  # noqa: PLC0415
+    from mai_app.inference.scan import CHUNK_FILES, list_files, predict_chunks, scan  # noqa: PLC0415
 
     judge = predict_chunks(load(config.model, config.device, config.runs), config.workers)
-    counts = scan(config, judge, lambda: list_files(config.path), read=False)
+    many = CHUNK_FILES * (os.cpu_count() or 1)  # at a chunk's end some cores wait for the last one
+    counts = scan(config, judge, lambda: list_files(config.path), read=False, max_files=many)
     print(counts.summary(config.out))
     return counts.exit_code
 

@@ -1,14 +1,20 @@
 """Compute device and precision: CUDA, MPS or CPU; what each of them can; and the way of results back to numpy."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final
 
 import numpy.typing as npt
 import torch
 
 from mai_app.core.processor import cpu_precision
 from mai_app.errors import RunError
+
+_LOCK: Final = threading.Lock()
+_overlapping = 0
+_threads_before = 1
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -48,6 +54,27 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     """The context in which a network computes in that precision, float32 or bfloat16, with float32 weights."""
     # Not entered for float32: some devices have no autocast, which then is no reason to fail.
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Let torch compute with one thread in each thread that is started meanwhile, for work that is itself in threads.
+
+    It holds for the whole process, also where several overlap, and ends with the last of them.
+    """
+    global _overlapping, _threads_before  # noqa: PLW0603
+    with _LOCK:
+        if not _overlapping:
+            _threads_before = torch.get_num_threads()
+            torch.set_num_threads(1)
+        _overlapping += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _overlapping -= 1
+            if not _overlapping:
+                torch.set_num_threads(_threads_before)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

@@ -1,12 +1,20 @@
-"""Ordered parallel map over threads, bounded: it holds only a few items at a time."""
+"""Ordered parallel map over threads, bounded: it holds only a few items at a time; and items in batches."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in lists of that size, the last one shorter, each as soon as it is full."""
+    left = iter(items)
+    while batch := list(islice(left, size)):
+        yield batch
 
 
 def ordered_map(

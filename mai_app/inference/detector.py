@@ -3,15 +3,17 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from mai_app.config import RUNS, SHOWN_SCORES, Verdict
-from mai_app.core.device import choose_device, choose_precision, to_numpy
-from mai_app.core.parallel import ordered_map
+from mai_app.core.device import choose_device, choose_precision, one_thread_each, to_numpy
+from mai_app.core.parallel import batched, ordered_map
 from mai_app.errors import ImageError
 from mai_app.evidence.statements import Evidence
 from mai_app.images.decode import Pixels, decode, read_file
@@ -25,6 +27,10 @@ from mai_app.models.views import ViewsNet
 
 ImageInput = str | Path | tuple[str, bytes] | ImageError
 """A file's path, or a name with a file's bytes; an ImageError becomes the row that reports it."""
+
+
+IMAGES_A_THREAD: Final = 4
+"""Images that a thread of many takes at a time, from files to scores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,17 +70,25 @@ class Detector:
 
         An image is a path, or a pair of a name and a file's bytes. A file that can't be read gives a Prediction
         with its error. With `evidence` it also has what the file says of its making, which never moves the score.
-        Memory does not grow with the number of images.
+        Memory does not grow with the number of images. On a CPU many images go through as many threads as torch has,
+        each from the file to the score, whatever `workers` is; torch meanwhile computes with one thread in each.
         """
-        if isinstance(images, str | Path):
-            images = [images]
-        batch: list[_LoadedImage] = []
-        for item in ordered_map(partial(self._load, evidence, False), images, workers, ahead=workers + 2):
-            batch.append(item)
-            if len(batch) >= batch_size:
+        load = partial(self._load, evidence, False)
+        images = iter([images] if isinstance(images, str | Path) else images)
+        threads = torch.get_num_threads() if self.device.type == "cpu" and workers else 1
+        size = min(batch_size, IMAGES_A_THREAD)
+        first = list(islice(images, threads * size))
+        images = chain(first, images)
+        if threads == 1 or len(first) < threads * size:
+            for batch in batched(ordered_map(load, images, workers, ahead=workers + 2), batch_size):
                 yield from self._predict_batch(batch)
-                batch = []
-        yield from self._predict_batch(batch)
+            return
+        # Threads that read and threads that compute would wait for one another.
+        with one_thread_each():
+            for rows in ordered_map(
+                lambda batch: list(self._predict_batch(map(load, batch))), batched(images, size), threads, ahead=threads
+            ):
+                yield from rows
 
     def predict_pixels(
         self, images: Iterable[ImageInput], workers: int = 2, evidence: bool = False
@@ -146,7 +160,8 @@ class Detector:
             notes=decoded.notes + input_notes(height, width, self.info.preprocessing) + ((reason,) if reason else ()),
         )
 
-    def _predict_batch(self, batch: list[_LoadedImage]) -> Iterator[Prediction]:
+    def _predict_batch(self, images: Iterable[_LoadedImage]) -> Iterator[Prediction]:
+        batch = list(images)
         scores = iter(self.p_synthetic(self.logits([loaded.inputs for loaded in batch if loaded.inputs is not None])))
         low, high = SHOWN_SCORES
         for loaded in batch:

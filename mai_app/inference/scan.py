@@ -142,13 +142,18 @@ def chunks(
 
 
 def scan(
-    config: ScanConfig, predict: PredictChunks, files: Callable[[], Iterable[str | ImageError]], read: bool
+    config: ScanConfig,
+    predict: PredictChunks,
+    files: Callable[[], Iterable[str | ImageError]],
+    read: bool,
+    max_files: int = CHUNK_FILES,
 ) -> ScanCounts:
     """Predict the files that have no row in config.out yet, and return the counts of all its rows.
 
     Rows are synced to the disk chunk by chunk, so that the same call resumes after an interrupt or a kill. A file
     without a row after the first pass, because predicting its chunk failed, is predicted once more, alone; if that
-    fails, it gets a row with the error. With `read`, `predict` is given the files' bytes, not their paths.
+    fails, it gets a row with the error. With `read`, `predict` is given the files' bytes, not their paths. A chunk has
+    at most `max_files`.
 
     Raises RunError where another scan writes config.out, and where it holds rows of other weights or is no scan's
     output; and what `files` and `predict` raise.
@@ -159,7 +164,7 @@ def scan(
         waiting: dict[str, str | ImageError] = {}
 
         def first_pass() -> Iterator[Chunk]:
-            for chunk in chunks(listed, rows.done, read):
+            for chunk in chunks(listed, rows.done, read, max_files):
                 for item in chunk:
                     waiting[_name(item)] = item if isinstance(item, ImageError) else _name(item)
                 yield chunk

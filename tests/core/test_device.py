@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from mai_app.config import Architecture, Preprocessing
-from mai_app.core.device import autocast, choose_precision, memory_format, to_numpy
+from mai_app.core.device import autocast, choose_precision, memory_format, one_thread_each, to_numpy
 from mai_app.data.prepare import prepare
 from mai_app.errors import RunError
 from mai_app.images.preprocess import to_floats
@@ -237,3 +238,21 @@ def test_autocast_is_entered_for_bfloat16_alone() -> None:
     assert (context.device, context.fast_dtype, context._enabled) == ("mps", torch.bfloat16, True)
     with autocast(CPU, "bfloat16"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def test_threads_compute_with_one_thread_each_until_the_last_has_ended() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with one_thread_each(), ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 1
+            second = one_thread_each()
+            with second:
+                assert torch.get_num_threads() == 1
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 3
+        with pytest.raises(ValueError, match="x"), one_thread_each():
+            raise ValueError("x")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -7,7 +7,7 @@ from itertools import count, islice
 
 import pytest
 
-from mai_app.core.parallel import ordered_map
+from mai_app.core.parallel import batched, ordered_map
 
 
 class Source:
@@ -96,3 +96,18 @@ def test_a_map_that_is_left_early_takes_no_more_and_leaves_no_thread() -> None:
     results.close()  # type: ignore[attr-defined]
     assert source.taken == taken
     assert threading.active_count() == before
+
+
+def test_batches_come_as_soon_as_they_are_full() -> None:
+    taken = []
+
+    def items() -> Iterator[int]:
+        for number in range(5):
+            taken.append(number)
+            yield number
+
+    batches = batched(items(), 2)
+    assert next(batches) == [0, 1]
+    assert taken == [0, 1]
+    assert list(batches) == [[2, 3], [4]]
+    assert list(batched([], 3)) == []

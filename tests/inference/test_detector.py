@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -262,7 +263,8 @@ def test_images_are_taken_only_so_far_ahead(detector: Detector) -> None:
     assert taken == 0
     for done in range(1, 14):
         assert next(rows).path == f"{done}.png"
-        assert taken <= done + 4 + 2 + 2 + 1  # the batch, a file a worker, two waiting, one more in hand
+        # A batch a thread, one that waits, one in hand.
+        assert taken <= done + 4 * (torch.get_num_threads() + 2)
     rows.close()  # type: ignore[attr-defined]
 
 
@@ -341,3 +343,30 @@ def test_rows_are_written_as_they_come() -> None:
         yield row(path="two.jpg")
 
     assert len(list(write_rows(rows(), "jsonl", stream, lambda: "m"))) == 2
+
+
+def test_many_images_in_threads_are_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = load("traces", "cpu", Path("none"))
+    rng = np.random.default_rng(0)
+    files: list[tuple[str, bytes]] = [(f"{i}.png", png_bytes(picture(rng, i % 2, 220, 240 + i))) for i in range(23)]
+    files[7] = ("7.png", b"no image")
+    alone = [next(detector.predict([file])) for file in files]
+    used = set()
+    load_one = detector._load
+
+    def noting(*given: Any) -> Any:
+        used.add(threading.get_ident())
+        return load_one(*given)
+
+    monkeypatch.setattr(detector, "_load", noting)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        together = list(detector.predict(files))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert len(used) == 3
+    for one, other in zip(alone, together, strict=True):
+        assert dataclasses.replace(one, p_synthetic=None) == dataclasses.replace(other, p_synthetic=None)
+        assert one.p_synthetic == pytest.approx(other.p_synthetic, abs=0.005)
