@@ -1,8 +1,9 @@
 """Training batches from a prepared set: balanced over classes and sources, in an order that only the seed decides."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,14 +11,19 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mai_app.config import Preprocessing
+from mai_app.core.parallel import ordered_map
 from mai_app.data.augment import training_crop, training_square, training_stretch
 from mai_app.data.prepared import PreparedSet
+from mai_app.data.streams import first_integers
 from mai_app.images.decode import Pixels
 from mai_app.images.preprocess import central_square, mirrored, random_window, resize, to_inputs
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Images (n, size, size, 3) uint8, views of images (n, 2, size, size, 3) uint8 or features of these (n, 2, width)
 float16; and labels (n,) float32."""
+
+MAX_THREADS: Final = 4
+"""Threads that make batches beside a network on the CPU, at most: more would wait for Python's lock."""
 
 Draw = tuple[int, int]
 """An image's number in the prepared set, and the draw's own number, from which its crop is drawn."""
@@ -72,7 +78,15 @@ def _quotas(shares: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.ND
     return np.diff(edges, prepend=0).astype(np.int64)
 
 
-class TrainingImages(Dataset[Batch]):
+class TrainingData(Dataset[Batch]):
+    """What makes batches of draws."""
+
+    def __getitems__(self, draws: list[Draw]) -> Batch:
+        """The batch of these draws."""
+        raise NotImplementedError
+
+
+class TrainingImages(TrainingData):
     """Draws of a prepared set as batches; each image depends on its draw alone, not on the loader that makes it.
 
     With `versions` each image has that many degraded versions, the same in every epoch, and a draw is one of them.
@@ -105,6 +119,10 @@ class TrainingImages(Dataset[Batch]):
         """Which of an image's versions a draw takes."""
         return int(np.random.default_rng([self.seed, self.epoch, draw]).integers(self.versions))
 
+    def versions_of(self, draws: int) -> list[int]:
+        """The same for each of the first so many draws, at once."""
+        return first_integers((self.seed, self.epoch), draws, self.versions).tolist()
+
     def version(self, row: int, version: int) -> Pixels:
         """One of an image's versions: the network's input of it."""
         return self._degraded(row, np.random.default_rng([self.seed, 0, version, row]))
@@ -133,14 +151,20 @@ class TrainingImages(Dataset[Batch]):
         return np.stack([resize(central_square(whole, size), size), crop])
 
 
-def training_batches(images: Dataset[Batch], batches: list[list[Draw]], workers: int) -> Iterator[Batch]:
-    """The batches in their order, made ahead by `workers` processes (0: by this one)."""
+def training_batches(images: TrainingData, batches: list[list[Draw]], workers: int) -> Iterator[Batch]:
+    """The batches in their order, made ahead by `workers` processes, or, with 0, by threads of this one."""
+    if not workers and not torch.cuda.is_available():
+        threads = max(1, min(MAX_THREADS, (os.cpu_count() or 1) // 2))
+        yield from ordered_map(images.__getitems__, batches, threads, ahead=threads)
+        return
     loader = DataLoader(
         images,
         batch_sampler=batches,
         collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
+        # Its own: the loader draws from it, and what networks draw must depend neither on workers nor on stops.
+        generator=torch.Generator(),
     )
     yield from loader
 
