@@ -121,7 +121,7 @@ class TrainingImages(TrainingData):
 
     def versions_of(self, draws: int) -> list[int]:
         """The same for each of the first so many draws, at once."""
-        return first_integers((self.seed, self.epoch), draws, self.versions).tolist()
+        return [int(version) for version in first_integers((self.seed, self.epoch), draws, self.versions)]
 
     def version(self, row: int, version: int) -> Pixels:
         """One of an image's versions: the network's input of it."""

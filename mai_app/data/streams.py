@@ -29,7 +29,9 @@ def first_integers(seeds: tuple[int, ...], count: int, below: int) -> npt.NDArra
     if below == 1:
         return np.zeros(count, dtype=np.int64)
     with np.errstate(over="ignore"):
-        words = _pcg64(_seed_words([*(np.full(count, seed, np.uint64) for seed in seeds), np.arange(count, dtype="u8")]))
+        words = _pcg64(
+            _seed_words([*(np.full(count, seed, np.uint64) for seed in seeds), np.arange(count, dtype="u8")])
+        )
         products = (words & _LOW) * np.uint64(below)
     found = (products >> _HALF).astype(np.int64)
     # One in billions is drawn again: numpy does that.
@@ -59,20 +61,21 @@ def _seed_words(entropy: list[Words]) -> list[Words]:
                 pool[target] = mixed ^ (mixed >> np.uint64(16))
     constant = 0x8B51F9DD
     halves = [scramble(pool[i % 4], 0x58F38DED) for i in range(8)]
-    return [halves[2 * i] | halves[2 * i + 1] << _HALF for i in range(4)]
+    return [halves[2 * i] | (halves[2 * i + 1] << _HALF) for i in range(4)]
 
 
 def _pcg64(words: list[Words]) -> Words:
     """The first 64-bit output of PCG64 with these four words as state and stream, upper halves first."""
     one = np.uint64(1)
-    step = (words[2] << one | words[3] >> np.uint64(63), words[3] << one | one)
+    step = ((words[2] << one) | (words[3] >> np.uint64(63)), (words[3] << one) | one)
     # The state begins at 0, so that its first step gives the increment; it steps once more before it is read.
     high, low = _add(step, (words[0], words[1]))
     for _ in range(2):
         high, low = _add(_multiply(high, low), step)
-    turn = high >> np.uint64(58)
-    mixed = high ^ low
-    return mixed >> turn | mixed << (np.uint64(64) - turn & np.uint64(63))
+    turn: Words = np.right_shift(high, np.uint64(58))
+    mixed: Words = np.bitwise_xor(high, low)
+    turned: Words = np.right_shift(mixed, turn) | np.left_shift(mixed, (np.uint64(64) - turn) & np.uint64(63))
+    return turned
 
 
 def _add(a: tuple[Words, Words], b: tuple[Words, Words]) -> tuple[Words, Words]:
@@ -84,6 +87,6 @@ def _multiply(high: Words, low: Words) -> tuple[Words, Words]:
     """Times PCG64's multiplier, modulo 2**128."""
     by_high, by_low = (np.uint64(half) for half in _MULTIPLIER)
     a, b, c, d = low >> _HALF, low & _LOW, by_low >> _HALF, by_low & _LOW
-    middle = a * d + (b * d >> _HALF)
+    middle = a * d + ((b * d) >> _HALF)
     carried = b * c + (middle & _LOW)
     return high * by_low + low * by_high + a * c + (middle >> _HALF) + (carried >> _HALF), low * by_low

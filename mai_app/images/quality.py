@@ -1,5 +1,6 @@
 """Image quality: the tiers of degradation that a detector is measured in, and what an image must have for a verdict."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,10 +38,12 @@ def degrade(image: DecodedImage, tier: Tier) -> DecodedImage:
 
     JPEG is saved 4:2:0 with the IJG tables; scaling is Lanczos.
     """
-    if tier == "clean":
-        return image
-    longest, quality = TIER_SETTINGS[tier]
-    return decode(encode_jpeg(shrink(image.pixels, longest), quality), tier)
+    return image if tier == "clean" else save_as(shrink(image.pixels, TIER_SETTINGS[tier][0]), tier)
+
+
+def save_as(pixels: Pixels, tier: Tier) -> DecodedImage:
+    """The second half of `degrade`, for pixels that are scaled down already; clean saves nothing."""
+    return decode(encode_jpeg(pixels, TIER_SETTINGS[tier][1]), tier)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def unjudgeable_reason(
     if jpeg_quality is not None and jpeg_quality < limits.jpeg_quality:
         return f"too degraded to be judged: JPEG quality {jpeg_quality}, under {limits.jpeg_quality}"
     detail = most_detail(pixels)
-    if detail.finest < limits.detail or (seen is not pixels and most_detail(seen).finest < limits.detail):
+    if detail.finest < limits.detail or (seen is not pixels and not _has_detail(seen, limits.detail)):
         return "too smooth to be judged: next to no detail"
     if detail.resolution < limits.resolution:
         return "too degraded to be judged: enlarged, next to no detail as fine as its pixels"
@@ -89,10 +92,21 @@ def unjudgeable_reason(
 
 def most_detail(pixels: Pixels) -> Detail:
     """The detail of that window of (height, width, 3) uint8 pixels which has most of it."""
-    planes = [np.asarray(Image.fromarray(window).convert("L"), np.float32) for window in to_inputs(pixels, WINDOWS)]
+    planes = list(_planes(pixels))
     finest = [_lost(plane, 2) for plane in planes]
     best = int(np.argmax(finest))
     return Detail(finest[best], _lost(planes[best], 2**OCTAVES))
+
+
+def _has_detail(pixels: Pixels, least: float) -> bool:
+    """Whether most_detail(pixels).finest is at least that: mostly the first window settles it."""
+    return any(_lost(plane, 2) >= least for plane in _planes(pixels))
+
+
+def _planes(pixels: Pixels) -> Iterator[Plane]:
+    """The windows in which detail is measured, in grey, one after the other."""
+    for window in to_inputs(pixels, WINDOWS):
+        yield np.asarray(Image.fromarray(window).convert("L"), np.float32)
 
 
 def _lost(plane: Plane, factor: int) -> float:

@@ -1,5 +1,7 @@
 """Quality limits: images too small, too smooth or too degraded get a reason, others get none, nor does any tier."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -96,3 +98,17 @@ def test_too_strongly_compressed(quality: int | None, judged: bool) -> None:
     reason = unjudgeable_reason(natural(), quality)
     assert (reason is None) == judged
     assert judged or reason == f"too degraded to be judged: JPEG quality {quality}, under 20"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_the_network_sees_has_detail_where_its_best_window_has(seed: int) -> None:
+    pixels = natural(620, 640, seed)
+    flat = np.random.default_rng(seed).integers(0, 2, (2, 2)).astype(bool)  # quarters without any
+    for y, x in np.argwhere(flat).tolist():
+        pixels[y * 310 : (y + 1) * 310, x * 320 : (x + 1) * 320] = 90
+    finest = most_detail(pixels).finest
+    noise = np.random.default_rng(0).integers(0, 256, (620, 640, 3), dtype=np.uint8)  # has more of it
+    for least in (finest, np.nextafter(finest, 100)):
+        limits = replace(QUALITY_LIMITS, detail=float(least))
+        doubt = unjudgeable_reason(noise, None, pixels, limits)
+        assert (doubt is None) == (finest >= least)
