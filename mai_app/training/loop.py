@@ -155,7 +155,7 @@ def _train_epochs(run: Run, group: Group, on_save: Callable[[], None] = lambda: 
     with stop_signals() as stopped:
         while state.epoch < config.epochs:
             started, first_step = time.monotonic(), state.step
-            steps = _train_epoch(run, group, state, network, stopped, save)
+            steps = train_epoch(run, group, state, network, stopped, save)
             seconds = time.monotonic() - started
             dealt = run.val_rows[group.rank :: group.size]
             how, size = run.preprocessing, config.batch_size
@@ -168,7 +168,7 @@ def _train_epochs(run: Run, group: Group, on_save: Callable[[], None] = lambda: 
             save()
 
 
-def _train_epoch(
+def train_epoch(
     run: Run,
     group: Group,
     state: TrainingState,
@@ -182,7 +182,7 @@ def _train_epoch(
     any process, and RunError for a loss that is no longer a number.
     """
     config, epoch = run.config, f"epoch {state.epoch + 1}"
-    images, draws = _draw_batches(run, group, state.epoch)
+    images, draws = draw_batches(run, group, state.epoch)
     steps = len(draws)
     fair = max(1, (os.cpu_count() or 1) // group.size)
     workers = config.workers if config.workers >= 0 else min(fair, loader_workers(group.device))
@@ -228,7 +228,7 @@ def _training_images(run: Run, epoch: int) -> TrainingImages:
     return TrainingImages(run.prepared, how, config.seed, epoch, config.degrade, config.draws)
 
 
-def _draw_batches(run: Run, group: Group, epoch: int) -> tuple[TrainingData, list[list[tuple[int, int]]]]:
+def draw_batches(run: Run, group: Group, epoch: int) -> tuple[TrainingData, list[list[tuple[int, int]]]]:
     """Draw an epoch's batches: its images, and this process's (row, draw) pairs of each batch."""
     config, rows, sources = run.config, run.train_rows, run.prepared.sources
     batches = draw_epoch(
