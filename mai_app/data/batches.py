@@ -81,6 +81,9 @@ def _quotas(shares: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.ND
 class TrainingData(Dataset[Batch]):
     """What makes batches of draws."""
 
+    at_a_time = 1
+    """Batches that a thread makes in one go: more, where threads need longer to meet than to make one."""
+
     def __getitems__(self, draws: list[Draw]) -> Batch:
         """The batch of these draws."""
         raise NotImplementedError
@@ -155,7 +158,10 @@ def training_batches(images: TrainingData, batches: list[list[Draw]], workers: i
     """The batches in their order, made ahead by `workers` processes, or, with 0, by threads of this one."""
     if not workers and not torch.cuda.is_available():
         threads = max(1, min(MAX_THREADS, (os.cpu_count() or 1) // 2))
-        yield from ordered_map(images.__getitems__, batches, threads, ahead=threads)
+        size = images.at_a_time
+        parts = (batches[start : start + size] for start in range(0, len(batches), size))
+        for made in ordered_map(lambda part: [*map(images.__getitems__, part)], parts, threads, ahead=threads):
+            yield from made
         return
     loader = DataLoader(
         images,

@@ -66,6 +66,8 @@ class Features:
 class CachedImages(TrainingData):
     """So many draws as batches of features, in the place of TrainingImages, which says what each draw is."""
 
+    at_a_time = 8
+
     def __init__(self, images: TrainingImages, features: Features, draws: int) -> None:
         self.labels = images.prepared.labels.astype(np.float32)
         self.versions = images.versions_of(draws)
