@@ -1,47 +1,51 @@
 """What it takes to read images out of the containers of Hub data sets: time over that of decoding them, and memory.
 
-python benchmarks/readers.py [--images 150]    exit code 1 if a ratio is over its limit; needs 5 MB an image on the disk
+python -m benchmarks.readers [--quick] [--json FILE]    needs 5 MB an image on the disk, 150 images
 
 The same JPEG files lie in a zip archive with a table of labels, in a tar archive with JSON files, in a packed one, in a
-parquet table of one row group, and each in a file of its own.
+parquet table of one row group, and each in a file of its own. Then parquet row groups of 100 MB, as OpenFake has them,
+written in several ways: the memory that reading them takes over their size.
 """
 
-import argparse
 import csv
 import io
 import json
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from benchmarks.results import PAIRS, Options, Result, run
 from mai_app.images.decode import decode
 
-TIME_LIMIT = 0.5
+TIME_LIMIT: Final = 0.5
 """Of the time of decoding an image that reading it may take."""
-MEMORY_LIMIT = {"parquet": 2.5}
-"""Peak memory over the size of all images: of a row group a page is held as it is stored, and unpacked."""
-OTHERS_LIMIT = 0.3
+ROW_GROUP_LIMIT: Final = 2.5
+"""Peak memory over the size of all images in a row group: a page is held as it is stored, and unpacked."""
+OTHERS_LIMIT: Final = 0.3
 """The same of the other containers, which give one image after the other."""
-SIDE = 1024
+IMAGES: Final = 150
+SIDE: Final = 1024
+ROW_GROUP: Final = (69, 1_450_000)
+"""Images of one row group, and bytes of each, as OpenFake has them."""
 
-READ = """
+READ: Final = """
 import json, re, sys, time
 from pathlib import Path
 from mai_app.data.archives import read_members
 from mai_app.data.selection import Quota
 from mai_app.data.source_row import LabelFile, Labels, Source
-container, root = sys.argv[1], Path(sys.argv[2])
-labels = Labels("label", ("0",), ("1",)) if container != "file" else None
+container, root, labelled = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "labelled"
+labels = Labels("label", ("0",), ("1",)) if labelled else None
 source = Source("t", "o/t", None if labels else 0, container, ("*",), labels=labels,
                 table=LabelFile("labels.csv", "name") if container == "zip" else None)
 def peak():  # not getrusage: a child begins with the peak of the process that started it
@@ -49,42 +53,62 @@ def peak():  # not getrusage: a child begins with the peak of the process that s
 paths = sorted(root.iterdir()) if root.is_dir() else [root]
 def read():
     return sum(len(member.content) for path in paths for member in read_members(path, source, Quota(0)))
-before, size, seconds = peak(), 0, []
-for _ in range(3):
-    started = time.perf_counter()
-    size = read()
-    seconds.append(time.perf_counter() - started)
-print(json.dumps({"seconds": min(seconds), "memory": (peak() - before) / size}))
+before = peak()
+started = time.perf_counter()
+size = read()
+print(json.dumps({"seconds": time.perf_counter() - started, "memory": peak() - before, "size": size}))
 """
 
 
-def main() -> int:
-    """Write the containers, read each in a process of its own, and print a row for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=150)
-    count = parser.parse_args().images
-    within = True
-    with tempfile.TemporaryDirectory() as folder:
-        files = _pictures(count)
-        seconds = []
-        for _ in range(2):
-            started = time.perf_counter()
-            for data in files:
-                decode(data, "picture.jpg")
-            seconds.append(time.perf_counter() - started)
-        decoding = min(seconds)
-        print(f"{count} JPEG of {SIDE}×{SIDE}, {sum(map(len, files)) / 1e6:.0f} MB; decoding {count / decoding:.0f}/s")
-        print(f"{'container':12} {'images/s':>9} {'of decoding':>12} {'limit':>6} {'memory':>7} {'limit':>6}")
-        for name, container, path in _containers(files, Path(folder)):
-            done = subprocess.run(
-                [sys.executable, "-c", READ, container, str(path)], check=True, capture_output=True, text=True
-            )
-            found = json.loads(done.stdout)
-            share, most = found["seconds"] / decoding, MEMORY_LIMIT.get(name, OTHERS_LIMIT)
-            within &= share <= TIME_LIMIT and found["memory"] <= most
-            speed, memory = count / found["seconds"], found["memory"]
-            print(f"{name:12} {speed:9.0f} {share:12.3f} {TIME_LIMIT:6} {memory:7.2f} {most:6}")
-    return 0 if within else 1
+def measure(options: Options) -> Iterator[Result]:
+    """Write the containers, read each in processes of its own by turns with decoding, and compare."""
+    files = _pictures(20 if options.quick else IMAGES)
+    for name, container, path in _containers(files, options.folder):
+        _read(container, path, container != "file")
+        found, decoding = [], []
+        for _ in range(PAIRS):
+            found.append(_read(container, path, container != "file"))
+            decoding.append(_decode_seconds(files))
+        times = tuple(read["seconds"] / seconds for read, seconds in zip(found, decoding, strict=True))
+        speed = {"images a second": round(len(files) / min(read["seconds"] for read in found))}
+        yield Result(f"time of reading over decoding, {name}", times, TIME_LIMIT, facts=speed)
+        memory = tuple(read["memory"] / read["size"] for read in found)
+        limit = ROW_GROUP_LIMIT if name == "parquet" else OTHERS_LIMIT
+        yield Result(f"memory of reading over all images' size, {name}", memory, limit)
+    yield from _row_groups(options)
+
+
+def _read(container: str, path: Path, labelled: bool) -> dict[str, Any]:
+    command = [sys.executable, "-c", READ, container, str(path), "labelled" if labelled else ""]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _decode_seconds(files: list[bytes]) -> float:
+    started = time.perf_counter()
+    for data in files:
+        decode(data, "picture.jpg")
+    return time.perf_counter() - started
+
+
+def _row_groups(options: Options) -> Iterator[Result]:
+    """By how a file was written, the peak memory of reading its row groups, over the size of one."""
+    rng = np.random.default_rng(0)
+    count, size = (ROW_GROUP[0] // 5, ROW_GROUP[1]) if options.quick else ROW_GROUP
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema([("image", kind)])
+    path = options.folder / "table.parquet"
+    for groups in (1, 3):
+        for codec in ("none", "snappy"):
+            for dictionary in (False, True):
+                with pq.ParquetWriter(path, schema, compression=codec, use_dictionary=dictionary) as writer:
+                    for _ in range(groups):
+                        images = [{"bytes": rng.bytes(size), "path": "1.png"} for _ in range(count)]
+                        writer.write_table(pa.table({"image": images}, schema))
+                ratios = tuple(_read("parquet", path, False)["memory"] / (count * size) for _ in range(PAIRS))
+                name = f"{codec}{', dictionary' if dictionary else ''}, {groups} group{'s' * (groups > 1)}"
+                yield Result(f"memory of a parquet row group over its size, {name}", ratios, ROW_GROUP_LIMIT)
 
 
 def _pictures(count: int) -> list[bytes]:
@@ -126,4 +150,4 @@ def _containers(files: list[bytes], folder: Path) -> Iterator[tuple[str, str, Pa
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(measure, __doc__))

@@ -1,8 +1,9 @@
 """Training batches from a prepared set: balanced over classes and sources, in an order that only the seed decides."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mai_app.config import Preprocessing
+from mai_app.core.parallel import ordered_map
 from mai_app.data.augment import training_crop, training_square, training_stretch
 from mai_app.data.prepared import PreparedSet
 from mai_app.images.decode import Pixels
@@ -19,8 +21,18 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 """Images (n, size, size, 3) uint8, views of images (n, 2, size, size, 3) uint8 or features of these (n, 2, width)
 float16; and labels (n,) float32."""
 
+MAX_THREADS: Final = 4
+"""Threads that make batches beside a network on the CPU, at most: more would wait for Python's lock."""
+
 Draw = tuple[int, int]
 """An image's number in the prepared set, and the draw's own number, from which its crop is drawn."""
+
+Words = npt.NDArray[np.uint64]
+"""(n,) of a word of each of many random streams, of 32 bits or of 64; sums and products wrap."""
+
+_LOW: Final = np.uint64(0xFFFFFFFF)
+_HALF: Final = np.uint64(32)
+_PCG64: Final = (0x2360ED051FC65DA4, 0x4385DF649FCCF645)  # its multiplier, upper and lower half
 
 
 def draw_epoch(
@@ -72,7 +84,18 @@ def _quotas(shares: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.ND
     return np.diff(edges, prepend=0).astype(np.int64)
 
 
-class TrainingImages(Dataset[Batch]):
+class TrainingData(Dataset[Batch]):
+    """What makes batches of draws."""
+
+    at_a_time = 1
+    """Batches that a thread makes in one go: more, where threads need longer to meet than to make one."""
+
+    def __getitems__(self, draws: list[Draw]) -> Batch:
+        """The batch of these draws."""
+        raise NotImplementedError
+
+
+class TrainingImages(TrainingData):
     """Draws of a prepared set as batches; each image depends on its draw alone, not on the loader that makes it.
 
     With `versions` each image has that many degraded versions, the same in every epoch, and a draw is one of them.
@@ -105,6 +128,10 @@ class TrainingImages(Dataset[Batch]):
         """Which of an image's versions a draw takes."""
         return int(np.random.default_rng([self.seed, self.epoch, draw]).integers(self.versions))
 
+    def versions_of(self, draws: int) -> list[int]:
+        """The same for each of the first so many draws, at once."""
+        return [int(version) for version in first_integers((self.seed, self.epoch), draws, self.versions)]
+
     def version(self, row: int, version: int) -> Pixels:
         """One of an image's versions: the network's input of it."""
         return self._degraded(row, np.random.default_rng([self.seed, 0, version, row]))
@@ -133,14 +160,23 @@ class TrainingImages(Dataset[Batch]):
         return np.stack([resize(central_square(whole, size), size), crop])
 
 
-def training_batches(images: Dataset[Batch], batches: list[list[Draw]], workers: int) -> Iterator[Batch]:
-    """The batches in their order, made ahead by `workers` processes (0: by this one)."""
+def training_batches(images: TrainingData, batches: list[list[Draw]], workers: int) -> Iterator[Batch]:
+    """The batches in their order, made ahead by `workers` processes, or, with 0, by threads of this one."""
+    if not workers and not torch.cuda.is_available():
+        threads = max(1, min(MAX_THREADS, (os.cpu_count() or 1) // 2))
+        size = images.at_a_time
+        parts = (batches[start : start + size] for start in range(0, len(batches), size))
+        for made in ordered_map(lambda part: [*map(images.__getitems__, part)], parts, threads, ahead=threads):
+            yield from made
+        return
     loader = DataLoader(
         images,
         batch_sampler=batches,
         collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
+        # Its own: the loader draws from it, and what networks draw must depend neither on workers nor on stops.
+        generator=torch.Generator(),
     )
     yield from loader
 
@@ -169,3 +205,81 @@ def undamaged_input(prepared: PreparedSet, row: int, preprocessing: Preprocessin
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def first_integers(seeds: tuple[int, ...], count: int, below: int) -> npt.NDArray[np.int64]:
+    """For each i under count np.random.default_rng([*seeds, i]).integers(below), as (count,) int64.
+
+    numpy takes longer to make a dozen generators than a batch of stored features takes to read. This repeats for all
+    streams together what it does: SeedSequence (O'Neill 2015, "Developing a seed_seq Alternative"), the first output of
+    PCG64 (O'Neill 2014, "PCG", XSL-RR 128/64), and Lemire's bounded integers (2019, "Fast Random Integer Generation in
+    an Interval").
+
+    At most three seeds from 0 on, and below from 1 to 2**31.
+    """
+    if max(seeds) > _LOW:  # of several words, and rare
+        return np.array([np.random.default_rng([*seeds, i]).integers(below) for i in range(count)], dtype=np.int64)
+    if below == 1:
+        return np.zeros(count, dtype=np.int64)
+    with np.errstate(over="ignore"):
+        words = _pcg64(
+            _seed_words([*(np.full(count, seed, np.uint64) for seed in seeds), np.arange(count, dtype="u8")])
+        )
+        products = (words & _LOW) * np.uint64(below)
+    found = (products >> _HALF).astype(np.int64)
+    # One in billions is drawn again: numpy does that.
+    for i in np.flatnonzero((products & _LOW) < below):
+        found[i] = np.random.default_rng([*seeds, int(i)]).integers(below)
+    return found
+
+
+def _seed_words(entropy: list[Words]) -> list[Words]:
+    """SeedSequence(entropy).generate_state(4, uint64) of each stream; the entropy's words have 32 bits, at most 4."""
+    constant = 0x43B0D7E5
+    entropy = entropy + [np.zeros_like(entropy[0])] * (4 - len(entropy))
+
+    def scramble(value: Words, multiplier: int) -> Words:
+        nonlocal constant
+        value = value ^ np.uint64(constant)
+        constant = constant * multiplier & 0xFFFFFFFF
+        value = value * np.uint64(constant) & _LOW
+        return value ^ (value >> np.uint64(16))
+
+    pool = [scramble(word, 0x931E8875) for word in entropy]
+    for source in range(4):
+        for target in range(4):
+            if source != target:
+                other = scramble(pool[source], 0x931E8875)
+                mixed = (pool[target] * np.uint64(0xCA01F9DD) - other * np.uint64(0x4973F715)) & _LOW
+                pool[target] = mixed ^ (mixed >> np.uint64(16))
+    constant = 0x8B51F9DD
+    halves = [scramble(pool[i % 4], 0x58F38DED) for i in range(8)]
+    return [halves[2 * i] | (halves[2 * i + 1] << _HALF) for i in range(4)]
+
+
+def _pcg64(words: list[Words]) -> Words:
+    """The first 64-bit output of PCG64 with these four words as state and stream, upper halves first."""
+    one = np.uint64(1)
+    step = ((words[2] << one) | (words[3] >> np.uint64(63)), (words[3] << one) | one)
+    # The state begins at 0, so that its first step gives the increment; it steps once more before it is read.
+    high, low = _add(step, (words[0], words[1]))
+    for _ in range(2):
+        high, low = _add(_multiply(high, low), step)
+    turn: Words = np.right_shift(high, np.uint64(58))
+    mixed: Words = np.bitwise_xor(high, low)
+    turned: Words = np.right_shift(mixed, turn) | np.left_shift(mixed, (np.uint64(64) - turn) & np.uint64(63))
+    return turned
+
+
+def _add(a: tuple[Words, Words], b: tuple[Words, Words]) -> tuple[Words, Words]:
+    low = a[1] + b[1]
+    return a[0] + b[0] + (low < a[1]).astype(np.uint64), low
+
+
+def _multiply(high: Words, low: Words) -> tuple[Words, Words]:
+    """Times PCG64's multiplier, modulo 2**128."""
+    by_high, by_low = (np.uint64(half) for half in _PCG64)
+    a, b, c, d = low >> _HALF, low & _LOW, by_low >> _HALF, by_low & _LOW
+    middle = a * d + ((b * d) >> _HALF)
+    carried = b * c + (middle & _LOW)
+    return high * by_low + low * by_high + a * c + (middle >> _HALF) + (carried >> _HALF), low * by_low

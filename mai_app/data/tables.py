@@ -2,7 +2,7 @@
 
 Of a row group no more is decoded than one column of images at a time, and nothing where no image is taken. Writers that
 put a row group's images into one page make that twice the row group's size: a page is held as it is stored, and
-unpacked (benchmarks/prepare_scale.py: 2.2 times at most, where reading with `datasets` took 4.4 to 5.2).
+unpacked (benchmarks/readers.py: 2.2 times at most, where reading with `datasets` took 4.4 to 5.2).
 """
 
 from collections.abc import Iterator

@@ -3,16 +3,19 @@
 Evaluation, calibration and the bias check score through this module, on whole files as prediction does.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from mai_app import __version__
-from mai_app.config import QUALITY_LIMITS, TIERS
+from mai_app.config import QUALITY_LIMITS, TIERS, Tier
+from mai_app.core.device import one_thread_each
 from mai_app.core.files import append_rows, resume_rows
 from mai_app.core.log import bar, say
 from mai_app.core.parallel import ordered_map
@@ -23,7 +26,7 @@ from mai_app.errors import DataError, ImageError
 from mai_app.evaluation.audit import file_properties
 from mai_app.images.decode import DecodedImage, Pixels, decode, read_file
 from mai_app.images.preprocess import shrink, to_inputs
-from mai_app.images.quality import TIER_SETTINGS, degrade, unjudgeable_reason
+from mai_app.images.quality import TIER_SETTINGS, degrade, save_as, unjudgeable_reason
 from mai_app.inference.detector import Detector
 
 TRAIN_FILES: Final = 1000
@@ -82,15 +85,18 @@ def open_images(data: Path, split: str, prepared: Path) -> Images:
     return Images(name, records, lambda record: read_file(data / record.file))
 
 
-def score(detector: Detector, images: Images, split: str, workers: int, path: Path) -> list[Row]:
+def score(
+    detector: Detector, images: Images, split: str, workers: int, path: Path, tiers: Sequence[Tier] = TIERS
+) -> list[Row]:
     """Score the images of a split in four tiers, and return a row for each; resumes from the rows in `path`.
 
-    Of the split test also a row, without logits, for each file of the train part (every k-th of many). Raises DataError
-    for a damaged `path`.
+    Of the split test also a row, without logits, for each file of the train part (every k-th of many). `tiers` are
+    fewer only where nothing but them is to be looked at. Raises DataError for a damaged `path`.
     """
     training = [record for record in images.records if record.split == "train"] if split == "test" else []
     every = max(1, len(training) // TRAIN_FILES)
     wanted = training[::every] + [record for record in images.records if split in ("all", record.split)]
+    longest = detector.info.preprocessing.longest
 
     def look(record: Record) -> tuple[Row, list[Pixels]]:
         judged = split in ("all", record.split)
@@ -100,21 +106,35 @@ def score(detector: Detector, images: Images, split: str, workers: int, path: Pa
         except ImageError as error:
             say(f"left out: {error}")
             return row | {"part": "refused" if judged else "other", "reason": error.reason}, []
-        tiers: dict[str, DecodedImage] = {tier: degrade(image, tier) for tier in TIERS}
-        row["properties"] = {tier: file_properties(seen) for tier, seen in tiers.items()}
+        seen = shrink(image.pixels, longest or None)
+        # Scaling down costs as much as the rest: what the network sees of the image as found may be what a tier saves.
+        versions: dict[str, DecodedImage] = {
+            tier: save_as(seen, tier) if TIER_SETTINGS.get(tier, (None,))[0] == longest else degrade(image, tier)
+            for tier in tiers
+        }
+        row["properties"] = {tier: file_properties(version) for tier, version in versions.items()}
         if not judged:
             return row | {"part": "train"}, []
-        doubts, inputs = seen_by(detector, tiers)
+        doubts, inputs = seen_by(detector, versions, {"clean": seen})
         return row | {"part": "judged", "doubts": doubts}, inputs
 
-    header = {"split": split, "tiers": {tier: list(settings) for tier, settings in TIER_SETTINGS.items()}}
+    header = {"split": split, "tiers": {tier: list(TIER_SETTINGS[tier]) for tier in tiers if tier != "clean"}}
     return score_records(detector, images, list(dict.fromkeys(wanted)), look, workers, path, header, "scoring")
 
 
-def seen_by(detector: Detector, versions: dict[str, DecodedImage]) -> tuple[dict[str, str | None], list[Pixels]]:
-    """For each of an image's versions, by name, the reason for doubt (or None), and the detector's inputs of it."""
+def seen_by(
+    detector: Detector, versions: Mapping[str, DecodedImage], known: Mapping[str, Pixels] | None = None
+) -> tuple[dict[str, str | None], list[Pixels]]:
+    """For each of an image's versions, by name, the reason for doubt (or None), and the detector's inputs of it.
+
+    `known` has versions scaled down to the detector's `longest`, as far as that is done already.
+    """
     how = detector.info.preprocessing
-    seen = {name: shrink(version.pixels, how.longest or None) for name, version in versions.items()}
+    known = known or {}
+    seen = {
+        name: known[name] if name in known else shrink(version.pixels, how.longest or None)
+        for name, version in versions.items()
+    }
     doubts = {
         name: unjudgeable_reason(version.pixels, version.jpeg_quality, seen[name]) for name, version in versions.items()
     }
@@ -151,13 +171,25 @@ def score_records(
     done = {row["file"] for row in rows}
     todo = [record for record in wanted if record.file not in done]
     progress = bar(total=len(done) + len(todo), initial=len(done), desc=what, unit="image")
-    with progress, path.open("ab") as stream:
-        for row, inputs in ordered_map(look, todo, workers):
-            if inputs:
-                columns = detector.view_logits(inputs)
-                row["logits"] = dict(zip(row["doubts"], detector.fuse(columns).tolist(), strict=True))
-                if columns.shape[1] > 1:
-                    row["views"] = dict(zip(row["doubts"], columns.tolist(), strict=True))
+
+    def with_logits(looked: tuple[Row, list[Pixels]]) -> Row:
+        row, inputs = looked
+        if inputs:
+            columns = detector.view_logits(inputs)
+            row["logits"] = dict(zip(row["doubts"], detector.fuse(columns).tolist(), strict=True))
+            if columns.shape[1] > 1:
+                row["views"] = dict(zip(row["doubts"], columns.tolist(), strict=True))
+        return row
+
+    # On a CPU each thread takes an image from its file to its logits, as in prediction.
+    apart = detector.device.type == "cpu" and workers > 0
+    threads = torch.get_num_threads()
+    with progress, path.open("ab") as stream, one_thread_each() if apart else nullcontext():
+        if apart:
+            made = ordered_map(lambda record: with_logits(look(record)), todo, threads, ahead=threads)
+        else:
+            made = map(with_logits, ordered_map(look, todo, workers))
+        for row in made:
             append_rows(stream, [row])
             rows.append(row)
             progress.update()

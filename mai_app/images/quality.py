@@ -37,10 +37,12 @@ def degrade(image: DecodedImage, tier: Tier) -> DecodedImage:
 
     JPEG is saved 4:2:0 with the IJG tables; scaling is Lanczos.
     """
-    if tier == "clean":
-        return image
-    longest, quality = TIER_SETTINGS[tier]
-    return decode(encode_jpeg(shrink(image.pixels, longest), quality), tier)
+    return image if tier == "clean" else save_as(shrink(image.pixels, TIER_SETTINGS[tier][0]), tier)
+
+
+def save_as(pixels: Pixels, tier: Tier) -> DecodedImage:
+    """The second half of `degrade`, for pixels that are scaled down already; clean saves nothing."""
+    return decode(encode_jpeg(pixels, TIER_SETTINGS[tier][1]), tier)
 
 
 def unjudgeable_reason(

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 import torch
-from torch.utils.data import Dataset
 
 from mai_app import __version__
 from mai_app.core.device import autocast, to_numpy
@@ -20,14 +20,16 @@ from mai_app.core.files import write_bytes, write_text
 from mai_app.core.log import bar, stop_signals
 from mai_app.core.parallel import ordered_map
 from mai_app.data import augment
-from mai_app.data.batches import Batch, Draw, TrainingImages
+from mai_app.data.batches import Batch, Draw, TrainingData, TrainingImages
 from mai_app.data.prepared import PreparedSet
 from mai_app.images.decode import Pixels
 from mai_app.images.preprocess import to_floats
 from mai_app.models.views import ViewsNet
 
 PER_FILE: Final = 256
-"""Inputs whose features are stored in one file: what a killed run loses is less than that."""
+"""Inputs whose features are stored in one file, unless that makes more than MAX_FILES: a killed run loses no more."""
+MAX_FILES: Final = 100
+"""Files of one network's features, at most: all stay open while it is trained."""
 AT_A_TIME: Final = 16
 """Inputs a forward pass."""
 
@@ -42,31 +44,39 @@ class Features:
     folder: Path
     where: dict[Key, int]
     """The position of each input."""
+    per_file: int = PER_FILE
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # For a loader's processes: to map the files again, not to send what is in them.
+        return Features, (self.folder, self.where, self.per_file)
+
+    @cached_property
+    def files(self) -> list[npt.NDArray[np.float16]]:
+        """The files in their order, mapped into memory."""
+        count = -(-len(self.where) // self.per_file)
+        # Plain arrays: a memmap's own indexing costs as much as copying an input's features.
+        return [np.asarray(np.load(self.folder / f"{number:06}.npy", mmap_mode="r")) for number in range(count)]
 
     def read(self, keys: Sequence[Key]) -> npt.NDArray[np.float16]:
         """Features (n, views, width) float16 of the inputs of these keys."""
-        files: dict[int, npt.NDArray[np.float16]] = {}
-        rows = []
-        for key in keys:
-            number, at = divmod(self.where[key], PER_FILE)
-            if number not in files:
-                files[number] = np.load(self.folder / f"{number:06}.npy", mmap_mode="r")
-            rows.append(files[number][at])
-        return np.stack(rows)
+        places = (divmod(self.where[key], self.per_file) for key in keys)
+        return np.stack([self.files[number][at] for number, at in places])
 
 
-class CachedImages(Dataset[Batch]):
-    """Draws as batches of features, in the place of TrainingImages, which says what each draw is."""
+class CachedImages(TrainingData):
+    """So many draws as batches of features, in the place of TrainingImages, which says what each draw is."""
 
-    def __init__(self, images: TrainingImages, features: Features) -> None:
-        self.images = images
+    at_a_time = 8
+
+    def __init__(self, images: TrainingImages, features: Features, draws: int) -> None:
+        self.labels = images.prepared.labels.astype(np.float32)
+        self.versions = images.versions_of(draws)
         self.features = features
 
     def __getitems__(self, draws: list[Draw]) -> Batch:
         """The batch of these draws: features and labels."""
-        features = self.features.read([(row, self.images.version_of(draw)) for row, draw in draws])
-        labels = self.images.prepared.labels[[row for row, _ in draws]]
-        return torch.from_numpy(features), torch.from_numpy(labels).float()
+        features = self.features.read([(row, self.versions[draw]) for row, draw in draws])
+        return torch.from_numpy(features), torch.from_numpy(self.labels[[row for row, _ in draws]])
 
 
 def compute_features(
@@ -94,9 +104,12 @@ def compute_features(
         "precision": precision,
         "versions": [__version__, torch.__version__, PIL.__version__],
     }
+    per_file = max(PER_FILE, -(-len(keys) // MAX_FILES))
+    if per_file != PER_FILE:
+        facts["per_file"] = per_file
     text = json.dumps(facts, sort_keys=True, default=str)
     folder = prepared.folder / "features" / hashlib.sha256(text.encode()).hexdigest()[:16]
-    parts = list(_parts(keys, PER_FILE))
+    parts = list(_parts(keys, per_file))
     todo = [number for number in range(len(parts)) if not (folder / f"{number:06}.npy").is_file()]
     network.to(device).eval()
     if todo:
@@ -115,7 +128,7 @@ def compute_features(
                     made.append(to_numpy(network.features(to_floats(pixels, device)), torch.float16))
                 progress.update(len(chunk))
             _write(folder / f"{number:06}.npy", np.concatenate(made))
-    return Features(folder, {key: at for at, key in enumerate(keys)})
+    return Features(folder, {key: at for at, key in enumerate(keys)}, per_file)
 
 
 def _parts(keys: Sequence[Key], size: int) -> Iterator[Sequence[Key]]:

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import nn
-from torch.utils.data import Dataset
 
 from mai_app import __version__
 from mai_app.config import SIMULATED, Preprocessing, TrainConfig, prepared_form, run_name
@@ -29,7 +28,7 @@ from mai_app.core.files import locked
 from mai_app.core.log import bar, say, stop_signals
 from mai_app.core.metrics import auroc
 from mai_app.data.batches import (
-    Batch,
+    TrainingData,
     TrainingImages,
     capped,
     draw_epoch,
@@ -156,7 +155,7 @@ def _train_epochs(run: Run, group: Group, on_save: Callable[[], None] = lambda: 
     with stop_signals() as stopped:
         while state.epoch < config.epochs:
             started, first_step = time.monotonic(), state.step
-            steps = _train_epoch(run, group, state, network, stopped, save)
+            steps = train_epoch(run, group, state, network, stopped, save)
             seconds = time.monotonic() - started
             dealt = run.val_rows[group.rank :: group.size]
             how, size = run.preprocessing, config.batch_size
@@ -169,7 +168,7 @@ def _train_epochs(run: Run, group: Group, on_save: Callable[[], None] = lambda: 
             save()
 
 
-def _train_epoch(
+def train_epoch(
     run: Run,
     group: Group,
     state: TrainingState,
@@ -183,11 +182,12 @@ def _train_epoch(
     any process, and RunError for a loss that is no longer a number.
     """
     config, epoch = run.config, f"epoch {state.epoch + 1}"
-    images, draws = _draw_batches(run, group, state.epoch)
+    images, draws = draw_batches(run, group, state.epoch)
     steps = len(draws)
     fair = max(1, (os.cpu_count() or 1) // group.size)
     workers = config.workers if config.workers >= 0 else min(fair, loader_workers(group.device))
     state.network.train()
+    pairs = averaged_pairs(state.averaged, state.network)
     saved = time.monotonic()
     quiet = None if group.rank == 0 else True
     with bar(total=steps, initial=state.step, desc=f"{epoch}/{config.epochs}", leave=False, disable=quiet) as progress:
@@ -198,7 +198,7 @@ def _train_epoch(
                 parameters["lr"] = share * learning_rate(config, step, config.epochs * steps)
             loss = take_step(network, state.optimizer, pixels, targets, group.device, state.precision)
             if config.ema:
-                update_ema(state.averaged, state.network, config.ema, step)
+                update_ema(pairs, config.ema, step)
             # All processes must stop at the same step, or the others would wait for ever.
             loss, stopping = group.mean([loss, float(stopped())])
             state.loss_sum += loss
@@ -228,7 +228,7 @@ def _training_images(run: Run, epoch: int) -> TrainingImages:
     return TrainingImages(run.prepared, how, config.seed, epoch, config.degrade, config.draws)
 
 
-def _draw_batches(run: Run, group: Group, epoch: int) -> tuple[Dataset[Batch], list[list[tuple[int, int]]]]:
+def draw_batches(run: Run, group: Group, epoch: int) -> tuple[TrainingData, list[list[tuple[int, int]]]]:
     """Draw an epoch's batches: its images, and this process's (row, draw) pairs of each batch."""
     config, rows, sources = run.config, run.train_rows, run.prepared.sources
     batches = draw_epoch(
@@ -241,7 +241,8 @@ def _draw_batches(run: Run, group: Group, epoch: int) -> tuple[Dataset[Batch], l
     )
     images = _training_images(run, epoch)
     of_rank = [[(int(rows[i]), draw) for i, draw in group.share(batch)] for batch in batches]
-    return images if run.features is None else CachedImages(images, run.features), of_rank
+    count = len(batches) * config.batch_size
+    return images if run.features is None else CachedImages(images, run.features, count), of_rank
 
 
 def _record_epoch(
@@ -321,17 +322,24 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
-def update_ema(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """Update the exponential moving average (EMA) of the network's weights and statistics after a step.
+def averaged_pairs(average: nn.Module, network: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The tensors of an average and of the network that it follows, side by side, without those that are frozen.
+
+    They share their memory with the networks. Finding them anew at each step would cost as much as training a head.
+    """
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    tensors = zip(network.state_dict().items(), average.state_dict().values(), strict=True)
+    return [(old, new) for (name, new), old in tensors if name not in frozen]
+
+
+def update_ema(pairs: list[tuple[torch.Tensor, torch.Tensor]], decay: float, step: int) -> None:
+    """Update the exponential moving average (EMA) of a network's weights and statistics after a step.
 
     The decay is lower in the first steps, or the random weights of the beginning would stay for long.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
     with torch.no_grad():
-        for (name, new), old in zip(network.state_dict().items(), average.state_dict().values(), strict=True):
-            if name in frozen:
-                continue
+        for old, new in pairs:
             if old.is_floating_point():
                 old.lerp_(new, 1 - decay)
             else:

@@ -10,7 +10,14 @@ from PIL import Image
 
 from mai_app.config import InputMode, Preprocessing
 from mai_app.data.augment import Jpegs
-from mai_app.data.batches import Draw, TrainingImages, draw_epoch, training_batches, validation_batches
+from mai_app.data.batches import (
+    Draw,
+    TrainingImages,
+    draw_epoch,
+    first_integers,
+    training_batches,
+    validation_batches,
+)
 from mai_app.data.prepare import prepare
 from mai_app.images.decode import Pixels
 from mai_app.images.preprocess import to_floats
@@ -152,3 +159,10 @@ def test_floats_run_from_0_to_1_channels_last() -> None:
     assert to_floats(torch.zeros(2, 4, 5, 3, dtype=torch.uint8), torch.device("cpu")).is_contiguous(
         memory_format=torch.channels_last
     )
+
+
+@pytest.mark.parametrize("seeds", [(0, 0), (7, 3), (2**32 - 1, 100), (5,), (1, 2, 3), (2**40, 1)])
+@pytest.mark.parametrize("below", [1, 2, 3, 7, 2**31])
+def test_each_is_the_first_number_of_its_stream(seeds: tuple[int, ...], below: int) -> None:
+    numpys = [np.random.default_rng([*seeds, i]).integers(below) for i in range(300)]
+    assert first_integers(seeds, 300, below).tolist() == numpys

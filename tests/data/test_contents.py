@@ -135,15 +135,18 @@ def test_sets_of_folders_that_are_gone_or_changed_are_removed(tmp_path: Path) ->
     for path in sorted(gone.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     gone.rmdir()
+    features = made["b"] / "features" / "0123456789abcdef" / "000000.npy"  # what training keeps beside it
+    features.parent.mkdir(parents=True)
+    features.write_bytes(b"0" * 20_000_000)
     assert [(unused.folder, unused.bytes > 10_000) for unused in unused_sets(sets)] == [
         (made["b"], True),
         (made["c"], True),
     ]
     said = remove_unused(sets).splitlines()
-    assert said[0].startswith(f"{made['b']}: removed, 0.0")
+    assert said[0].startswith(f"{made['b']}: removed, 0.02 GB")
     assert said[0].endswith(f"{changed} has changed since")
     assert said[1].endswith(f"{gone} is gone")
-    assert said[2] == f"0.01 GB freed in {sets}/"
+    assert said[2] == f"0.03 GB freed in {sets}/"
     assert sorted(sets.iterdir()) == sorted([made["a"], sets / "six", sets / "old"])
     assert prepare(kept, sets).folder == made["a"]
 

@@ -20,11 +20,13 @@ from mai_app.config import SHOWN_SCORES, TIERS, EvaluateConfig
 from mai_app.core import metrics
 from mai_app.core.metrics import auroc
 from mai_app.errors import DataError, ImageError
-from mai_app.evaluation.audit import format_only_scores
+from mai_app.evaluation.audit import file_properties, format_only_scores
 from mai_app.evaluation.evaluate import MAX_MISTAKES, THUMBNAIL_SIDE, evaluate, make_thumbnail, worst_mistakes
 from mai_app.evaluation.report import show_by_source, text_tables
+from mai_app.evaluation.score import open_images, score, seen_by
 from mai_app.images.decode import decode_file
 from mai_app.images.preprocess import to_inputs
+from mai_app.images.quality import degrade
 from tests.conftest import Run, picture, write_data_set
 
 HOSTILE = (
@@ -361,3 +363,19 @@ def test_a_mistake_is_shown_with_its_scores(hostile_folder: Path) -> None:
     page = (hostile_folder / "report.html").read_text().replace("&nbsp;", " ")
     for row in json.loads((hostile_folder / "report.json").read_text())["mistakes"]:
         assert " · ".join(f"{tier} {row['scores'][tier]:.3f}" for tier in TIERS) in page
+
+
+def test_each_tier_is_scored_on_what_degrade_makes_of_the_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("authentic", "synthetic"):  # larger than what traces scales down to, which is also a tier's size
+        (tmp_path / "d" / "test" / name).mkdir(parents=True)
+        Image.fromarray(picture(rng, 0, 700, 820)).save(tmp_path / "d" / "test" / name / "a.png")
+    detector = load("traces", "cpu")
+    rows = score(detector, open_images(tmp_path / "d", "test", tmp_path), "test", 2, tmp_path / "scores.jsonl")
+    for row in rows:
+        found = decode_file(tmp_path / "d" / row["file"])
+        seen = {str(tier): degrade(found, tier) for tier in TIERS}
+        assert row["properties"] == {tier: file_properties(image) for tier, image in seen.items()}
+        doubts, inputs = seen_by(detector, seen)
+        assert row["doubts"] == doubts
+        assert list(row["logits"].values()) == detector.logits(inputs).tolist()

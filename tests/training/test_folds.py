@@ -196,6 +196,37 @@ def test_features_are_computed_anew_where_what_they_depend_on_changed(sources: P
         assert len(list((tmp_path / "prepared").glob("*/features/*"))) == number + 2
 
 
+@pytest.mark.parametrize("cache", [True, False])
+def test_stopped_within_an_epoch_drop_out_goes_on_where_it_was(sources: Path, tmp_path: Path, cache: bool) -> None:
+    config = views_config(sources, tmp_path, head="mlp", cache=cache, save_minutes=0, epochs=1)
+    reference = train(config)
+    saves: list[int] = []
+
+    def stop_once() -> None:
+        saves.append(1)
+        if len(saves) == 2:
+            raise ZeroDivisionError
+
+    again = replace(config, name="stopped")
+    with pytest.raises(ZeroDivisionError):
+        train(again, on_save=stop_once)
+    stopped = train(again)
+    assert (stopped / "best.safetensors").read_bytes() == (reference / "best.safetensors").read_bytes()
+
+
+def test_few_files_hold_the_features_however_many_there_are(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = load_checkpoint(train(views_config(sources, tmp_path, name="a")) / "best.safetensors").network
+    monkeypatch.setattr("mai_app.training.features.PER_FILE", 10)
+    monkeypatch.setattr("mai_app.training.features.MAX_FILES", 3)
+    many = load_checkpoint(train(views_config(sources, tmp_path, name="b")) / "best.safetensors").network
+    folders = sorted((tmp_path / "prepared").glob("*/features/*"), key=lambda folder: len(list(folder.glob("*.npy"))))
+    assert [len(list(folder.glob("*.npy"))) for folder in folders] == [1, 3]
+    for name, tensor in few.state_dict().items():
+        torch.testing.assert_close(tensor, many.state_dict()[name])
+
+
 @pytest.mark.parametrize(("tune", "folds"), [("head", 2), ("last:1", 0)])
 def test_killed_again_and_again_it_ends_with_the_very_same_weights(
     sources: Path, tmp_path: Path, tune: str, folds: int

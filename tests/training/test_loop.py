@@ -19,7 +19,7 @@ from mai_app.config import TrainConfig
 from mai_app.core.device import loader_workers
 from mai_app.errors import DataError, RunError
 from mai_app.models.checkpoint import load_checkpoint
-from mai_app.training.loop import train, update_ema
+from mai_app.training.loop import averaged_pairs, train, update_ema
 from tests.conftest import copied, folder_of, small, write_data_set
 
 ROOT = Path(__file__).parents[2]
@@ -277,11 +277,11 @@ def test_the_average_follows_as_an_exponential_mean() -> None:
     network, average = nn.Linear(1, 1), nn.Linear(1, 1)
     nn.init.zeros_(average.weight)
     nn.init.ones_(network.weight)
-    update_ema(average, network, 0.9, step=1000)
+    update_ema(averaged_pairs(average, network), 0.9, step=1000)
     assert average.weight.item() == pytest.approx(0.1)
-    update_ema(average, network, 0.9, step=1001)
+    update_ema(averaged_pairs(average, network), 0.9, step=1001)
     assert average.weight.item() == pytest.approx(0.19)
-    update_ema(average, network, 0.999, step=0)  # at the start the past counts little
+    update_ema(averaged_pairs(average, network), 0.999, step=0)  # at the start the past counts little
     assert average.weight.item() == pytest.approx(1 - 0.81 * 0.1)
 
 
