@@ -1,5 +1,6 @@
 """What tests share: small data sets of real image files, and the command line in a process of its own."""
 
+import gc
 import io
 import os
 import subprocess
@@ -19,6 +20,11 @@ from mai_app.models.registry import shipped_models
 
 Pixels = npt.NDArray[np.uint8]
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_sessionfinish() -> None:
+    """Let what a command of the tests has frozen (cli.import_torch) be freed at the end, or libraries complain."""
+    gc.unfreeze()
 
 
 def picture(rng: np.random.Generator, label: int, height: int = 210, width: int = 220) -> Pixels:
