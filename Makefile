@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-rounding lint check-shared lock clean
+.PHONY: help demo test test-rounding lint check-shared bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show these commands
@@ -26,6 +26,9 @@ lint: .venv/ready ## Check style and types
 
 check-shared: .venv/ready ## Run the tests that need the development images beside the checkout
 	$(BIN)/python -m pytest -m shared -n 2 --dist worksteal
+
+bench: .venv/ready ## Measure speed and memory: ratios with their limits, about an hour; DATA=photos measures with those
+	$(BIN)/python -m benchmarks $(if $(DATA),--data $(DATA))
 
 lock: ## Write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 pyproject.toml --extra serve --extra provenance \
