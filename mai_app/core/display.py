@@ -36,6 +36,12 @@ def show_name(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
+def one_line(what: object, most: int = 300) -> str:
+    """A foreign error or name within a message: on one line, printable and not too long."""
+    text = show_name(" ".join(str(what)[: 4 * most].split()))
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def show_shift(value: float | None) -> str:
     """A difference of scores with its sign, three digits."""
     return "–" if value is None else f"{round(value, 3) + 0.0:+.3f}"  # + 0.0: no -0.000

@@ -238,6 +238,8 @@ def jpeg_ends(data: bytes) -> Iterator[bytes]:
 
 
 def _png(data: bytes) -> Parts:
+    if len(data) < 33:  # no whole head
+        return Parts(data)
     view = memoryview(data)
     kept = [view[:8]]
     texts: dict[bytes, bytes] = {}

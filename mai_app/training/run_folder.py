@@ -18,6 +18,7 @@ from torch import nn
 from mai_app import __version__
 from mai_app.config import (
     IMAGE_SIZE,
+    LARGEST_VIEW,
     MODEL_NAMES,
     PREPARED_LONGEST,
     PREPARED_WINDOW,
@@ -155,8 +156,8 @@ def _check_views(config: TrainConfig) -> None:
         raise RunError(f"--tune {config.tune}: {config.model} is trained as a whole; pretrained networks need not be")
     if config.windows not in (1, 5):
         raise RunError(f"--windows {config.windows}: must be 1, the centre, or 5, the corners, too")
-    if not SMALLEST_CROP <= config.view_size <= 1024:
-        raise RunError(f"--view-size {config.view_size}: must be from {SMALLEST_CROP} to 1024 pixels")
+    if not SMALLEST_CROP <= config.view_size <= LARGEST_VIEW:
+        raise RunError(f"--view-size {config.view_size}: must be from {SMALLEST_CROP} to {LARGEST_VIEW} pixels")
     if config.folds == 1 or min(config.folds, config.draws, config.source_cap) < 0:
         raise RunError("--folds must be 0 or at least 2; --draws and --source-cap at least 0")
     architecture(config)
