@@ -112,7 +112,9 @@ def read_info(path: Path) -> CheckpointInfo:
     except OSError as error:
         raise CheckpointError(f"{where}: can't be read ({error.strerror})") from None
     except (safetensors.SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{where}: truncated, or no safetensors file ({one_line(error)}); copy or train it anew") from None
+        raise CheckpointError(
+            f"{where}: truncated, or no safetensors file ({one_line(error)}); copy or train it anew"
+        ) from None
     return parse_info(path, document)
 
 

@@ -50,7 +50,12 @@ def checkpoint_seeds() -> tuple[bytes, ...]:
     views = parse_info(Path("seed"), documents[1].decode())
     torch.manual_seed(0)
     made = build_network(views.model, views.architecture)
-    return (*(checkpoint(documents[i], Tiny()) for i in (0, 2)), checkpoint(documents[1], made), b"", b"\x08" + bytes(7))
+    return (
+        *(checkpoint(documents[i], Tiny()) for i in (0, 2)),
+        checkpoint(documents[1], made),
+        b"",
+        b"\x08" + bytes(7),
+    )
 
 
 @cache

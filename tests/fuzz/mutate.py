@@ -11,8 +11,8 @@ INTERESTING = (0, 1, 2, 3, 6, 8, 12, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0xFFFF, 0x
 # Types and values that a description does not expect; the names are networks that would take gigabytes.
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 3, 99, 4096, 4097, 2**31, 2**63, 10**400, 0.5, 1e308, -1e308, 1e-320,
-    float("nan"), float("inf"), -float("inf"), "", "x", "views", "crop", "mlp", "baseline", "test_vit", "\udcff", "a\nb",
-    "\u202e", "x" * 5000, [], {}, [[]], [1, 2], {"a": 1}, [0], [True], ["1"],
+    float("nan"), float("inf"), -float("inf"), "", "x", "views", "crop", "mlp", "baseline", "test_vit", "\udcff",
+    "a\nb", "\u202e", "x" * 5000, [], {}, [[]], [1, 2], {"a": 1}, [0], [True], ["1"],
     "vit_giant_patch14_reg4_dinov2", "vit_7b_patch16_dinov3", "convnext-base",
 )  # fmt: skip
 Flat = Callable[[bytes], bytes]
@@ -35,7 +35,7 @@ def flat(rng: random.Random, data: bytes) -> bytes:
         elif how == 3:
             number, width = rng.choice(INTERESTING), rng.choice((1, 2, 4, 8))
             order = rng.choice(("little", "big"))
-            changed[at : at + width] = (number & (256**width - 1)).to_bytes(width, order)  # type: ignore[arg-type]
+            changed[at : at + width] = (number & (256**width - 1)).to_bytes(width, order)
         elif how == 4 and changed:
             at = rng.randrange(len(changed))
             changed[at] ^= 1 << rng.randrange(8)
@@ -49,7 +49,12 @@ def mutate_file(rng: random.Random, data: bytes, others: Sequence[bytes], damage
     """An image file with its parts mutated, some of them taken from `others`; `damage` is for what has no structure."""
     for starts, split, join in _FORMATS:
         if data.startswith(starts) and (parts := split(data)):
-            foreign = [part for other in rng.sample(others, min(3, len(others))) if other.startswith(starts) for part in split(other)]  # noqa: E501
+            foreign = [
+                part
+                for other in rng.sample(others, min(3, len(others)))
+                if other.startswith(starts)
+                for part in split(other)
+            ]
             return join(rng, _mutate_parts(rng, parts, foreign, damage))
     if data[:2] in (b"II", b"MM"):
         return _mutate_tiff(rng, data)
@@ -161,7 +166,9 @@ def _mutate_tiff(rng: random.Random, data: bytes) -> bytes:
             return flat(rng, data)
         how, number = rng.randrange(6), rng.choice((*INTERESTING, len(data), at, start, rng.randrange(2**16)))
         if how == 0:  # a tag that is read
-            tag = rng.choice((256, 257, 258, 259, 262, 273, 277, 278, 279, 322, 324, 330, 338, 339, 700, 34665, 33723, 274))
+            tag = rng.choice(
+                (256, 257, 258, 259, 262, 273, 277, 278, 279, 322, 324, 330, 338, 339, 700, 34665, 33723, 274)
+            )
             struct.pack_into(order + "H", changed, start, tag)
         elif how == 1:
             struct.pack_into(order + "H", changed, start + 2, rng.randrange(20))
@@ -194,7 +201,9 @@ def mutate_json(rng: random.Random, data: bytes) -> bytes:
 
 
 def _mutate_value(rng: random.Random, value: Any) -> Any:
-    inner = list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    inner = (
+        list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    )
     if not inner or rng.random() < 0.1:
         return _other_value(rng, value)
     key, part = rng.choice(inner)

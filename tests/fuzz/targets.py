@@ -36,7 +36,11 @@ from tests.fuzz.seeds import SEEDS
 
 LIMITS = Limits(max_bytes=2**20, max_pixels=2**17, max_side=8192)
 """Smaller than MAI's own, so that an execution takes milliseconds."""
-_HOW = (Preprocessing(input="crop", crops=5, longest=512), Preprocessing(), Preprocessing(input="views", size=64, crops=5))
+_HOW = (
+    Preprocessing(input="crop", crops=5, longest=512),
+    Preprocessing(),
+    Preprocessing(input="views", size=64, crops=5),
+)
 _shapes: set[tuple[int, ...]] = set()
 
 
@@ -45,13 +49,17 @@ def read_image(data: bytes) -> None:
     try:
         image = decode(data, "hostile.img", LIMITS)
     except ImageError as error:
-        assert error.name == "hostile.img"
-        assert 0 < len(str(error)) < 1000
+        _check_reason(error)
         return
     _check_image(image, len(data))
     if image.pixels.shape not in _shapes:  # what follows depends on little else
         _shapes.add(image.pixels.shape)
         _prepare(image)
+
+
+def _check_reason(error: ImageError) -> None:
+    assert error.name == "hostile.img"
+    assert 0 < len(str(error)) < 1000
 
 
 def _check_image(image: DecodedImage, size: int) -> None:
