@@ -1,6 +1,7 @@
 """The `mai` command: one table of commands, from which come parser, help, docs and work, here and on Modal."""
 
 import difflib
+import errno
 import gc
 import importlib
 import inspect
@@ -73,6 +74,18 @@ class Command:
     """Does it here and returns the exit code. Imports what it needs itself: torch takes seconds, --help needs none."""
     on_modal: str = ""
     """Name of the function in modal_client.py that does it there; empty: it runs on this machine only."""
+
+
+DISK_ERRORS: Final = {
+    errno.ENOSPC: "free some space; what is written stays whole, and the same command carries on",
+    errno.EDQUOT: "free some space; what is written stays whole, and the same command carries on",
+    errno.EFBIG: "the disk or the user's limit allows no larger file; choose another place",
+    errno.EROFS: "choose a place that can be written to",
+    errno.EACCES: "choose a place that this user may use",
+    errno.EPERM: "choose a place that this user may use",
+    errno.EIO: "the disk fails; check it, or choose another place",
+}
+"""What to do about errors of disks, which can come up wherever something is written."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -158,7 +171,9 @@ def _rename_old_flags(command: Command, words: Sequence[str]) -> list[str]:
 def run(work: Callable[[], int]) -> int:
     """Do the work; what MAI refuses, and an interrupt, end in one line and an exit code instead of a traceback."""
     try:
-        return work()
+        code = work()
+        sys.stdout.flush()  # or a full disk behind it would be told by Python alone, with a traceback
+        return code
     except MaiError as error:
         print(f"mai: {error}", file=sys.stderr)
         return 2
@@ -166,9 +181,22 @@ def run(work: Callable[[], int]) -> int:
         print("mai: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever read the output has seen enough. Python would complain once more when it closes it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output has seen enough.
+        _close_output()
         return 0
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"mai: {where}{error.strerror}; {DISK_ERRORS[error.errno]}", file=sys.stderr)
+        if error.filename is None:  # perhaps the output itself
+            _close_output()
+        return 2
+
+
+def _close_output() -> None:
+    """Let what is left of the output go nowhere: Python would complain once more when it closes it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def dispatch(config: Config) -> int:

@@ -88,12 +88,15 @@ def read_description(path: Path) -> Description:
         stat = path.stat()
     except OSError as error:
         raise CheckpointError(f"{where}: can't be read ({error.strerror})") from None
-    return _read_unchanged(path, stat.st_mtime_ns, stat.st_size)
+    return _read_unchanged(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
 
 @lru_cache(maxsize=256)
-def _read_unchanged(path: Path, modified: int, size: int) -> Description:  # noqa: ARG001 - part of the cache's key
-    """The description of a file as it was at that time: hashing a large file takes a second."""
+def _read_unchanged(path: Path, modified: int, size: int, number: int) -> Description:  # noqa: ARG001 - the cache's key
+    """The description of a file as it was at that time: hashing a large file takes a second.
+
+    A clock that was set back gives a new file an old time; its number is another one.
+    """
     info, where = read_info(path), show_path(path)
     try:
         with path.open("rb") as stream:
