@@ -96,12 +96,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words == ["--version"]:
-        print(f"mai {__version__}")
-        return 0
+        return run(lambda: _show(f"mai {__version__}"))
     if words in (["--help"], ["-h"]):
-        print(overview())
-        return 0
+        return run(lambda: _show(overview()))
     return run(lambda: dispatch(parse(words)))
+
+
+def _show(text: str) -> int:
+    print(text)
+    return 0
 
 
 def overview() -> str:

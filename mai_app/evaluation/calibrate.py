@@ -42,8 +42,8 @@ def calibrate_checkpoint(config: CalibrateConfig) -> tuple[Path, Calibration]:
     Images are scored as in evaluation and prediction: whole files, all crops; here in all four tiers. The file is
     replaced atomically; its weights stay as they are. Returns the file and its new calibration.
 
-    Raises CheckpointError for a shipped, downloaded, unusable or meanwhile changed checkpoint, and for one that is being
-    trained, DataError for an unusable data set or too few val images.
+    Raises CheckpointError for a shipped, downloaded or unusable checkpoint, and one that is trained at the same time,
+    DataError for an unusable data set or too few val images.
     """
     path = find_checkpoint(config.model, config.runs)
     if path.parent == registry.FOLDER or cached_name(path):
