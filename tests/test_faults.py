@@ -182,7 +182,7 @@ def closed(trained_run: Path, data_set: Path, tmp_path_factory: pytest.TempPathF
         "calibrate --data DATA --model CLOSED/small --device cpu",
         "evaluate --data DATA --model CLOSED/small --device cpu",
         "export --model traces --out CLOSED/m.onnx",
-        "sweep --data DATA --name s --vary seed=1 --device cpu --prepared PREPARED --runs CLOSED",
+        "sweep --data DATA --name s --vary ema=0 --seeds 1 --device cpu --prepared PREPARED --runs CLOSED",
         "twins --data DATA --out CLOSED/twins --device cpu --steps 1",
     ],
 )

@@ -16,7 +16,7 @@ from mai_app.evidence.read import read_evidence
 from mai_app.images.decode import decode
 from mai_app.models.checkpoint import load_checkpoint
 from mai_app.models.description import parse_info
-from tests.evidence.files import chunk
+from tests.evidence.files import chunk, saved
 from tests.fuzz.mutate import flat, mutate_file, mutate_json, mutate_safetensors
 from tests.fuzz.seeds import info_seeds
 from tests.fuzz.targets import TARGETS
@@ -161,6 +161,25 @@ def test_a_network_of_which_few_blocks_are_used_is_loaded(tmp_path: Path) -> Non
     with monkey.context():
         assert load_checkpoint(path).info == info
     monkey.undo()
+
+
+def test_a_model_whose_answers_are_no_numbers_says_so(tmp_path: Path) -> None:
+    import torch  # noqa: PLC0415
+
+    from mai_app.inference.detector import load  # noqa: PLC0415
+    from mai_app.models.networks import TraceNet  # noqa: PLC0415
+    from tests.fuzz.checkpoints import checkpoint  # noqa: PLC0415
+
+    network = TraceNet()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.where(torch.rand_like(parameter) < 0.5, -3e38, 3e38))
+    document = changed("model", value="traces").encode()
+    (tmp_path / "m.safetensors").write_bytes(checkpoint(document, network))
+    (row,) = load(tmp_path / "m.safetensors", "cpu").predict([("a.png", saved("PNG"))])
+    assert (row.p_synthetic, row.verdict) == (None, None)
+    assert row.error
+    assert "no number" in row.error
 
 
 RUNS = {
