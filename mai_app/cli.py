@@ -35,6 +35,7 @@ from mai_app.config import (
     TrainConfig,
     TwinsConfig,
 )
+from mai_app.core.display import show_text
 from mai_app.errors import MaiError
 
 Config = (
@@ -178,7 +179,7 @@ def run(work: Callable[[], int]) -> int:
         sys.stdout.flush()  # or a full disk behind it would be told by Python alone, with a traceback
         return code
     except MaiError as error:
-        print(f"mai: {error}", file=sys.stderr)
+        print(show_text(f"mai: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mai: interrupted", file=sys.stderr)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from mai_app.core.display import one_line
+from mai_app.core.display import bounded
 from mai_app.core.files import write_bytes
 from mai_app.errors import CheckpointError, RunError
 from mai_app.models.description import CheckpointInfo, info_document, parse_info
@@ -77,7 +77,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             header = json.loads(data[8:start])
         except (safetensors.SafetensorError, ValueError, KeyError) as error:  # KeyError: types that torch does not have
             raise CheckpointError(
-                f"{where}: truncated, or no safetensors file ({one_line(error)}); copy or train it anew"
+                f"{where}: truncated, or no safetensors file ({bounded(error)}); copy or train it anew"
             ) from None
         info = parse_info(path, (header.get("__metadata__") or {}).get("mai"))
         weights = pool.submit(_sha256, info.model.encode(), memoryview(data)[start:])
@@ -94,7 +94,7 @@ def _build(where: str, info: CheckpointInfo, tensors: dict[str, torch.Tensor]) -
     try:
         network.load_state_dict(_typed(tensors, network), assign=True)
     except RuntimeError as error:
-        raise CheckpointError(f"{where}: its weights do not fit the model {info.model!r} ({one_line(error)})") from None
+        raise CheckpointError(f"{where}: its weights do not fit the model {info.model!r} ({bounded(error)})") from None
     return network.eval()
 
 
@@ -121,7 +121,7 @@ def _made(where: str, info: CheckpointInfo, tensors: dict[str, torch.Tensor]) ->
             )
         return build_empty(info.model, info.architecture)
     except RunError as error:
-        raise CheckpointError(f"{where}: its network can't be built ({one_line(error)})") from None
+        raise CheckpointError(f"{where}: its network can't be built ({bounded(error)})") from None
 
 
 class _Counted:

@@ -21,7 +21,7 @@ from mai_app.config import (
     Preprocessing,
     TrainConfig,
 )
-from mai_app.core.display import one_line
+from mai_app.core.display import bounded
 from mai_app.errors import CheckpointError
 from mai_app.models.calibration import Calibration, TierRates
 from mai_app.models.hub import show_path
@@ -116,7 +116,7 @@ def read_info(path: Path) -> CheckpointInfo:
         raise CheckpointError(f"{where}: can't be read ({error.strerror})") from None
     except (safetensors.SafetensorError, ValueError) as error:
         raise CheckpointError(
-            f"{where}: truncated, or no safetensors file ({one_line(error)}); copy or train it anew"
+            f"{where}: truncated, or no safetensors file ({bounded(error)}); copy or train it anew"
         ) from None
     return parse_info(path, document)
 
@@ -136,8 +136,8 @@ def parse_info(path: Path, document: str | None) -> CheckpointInfo:
         version = facts.pop("format_version")
         if version > FORMAT_VERSION:
             raise CheckpointError(
-                f"{where}: written by a newer MAI ({one_line(facts.get('mai_version'), 80)}, format "
-                f"{one_line(version, 80)}; this one reads up to {FORMAT_VERSION}); update MAI"
+                f"{where}: written by a newer MAI ({bounded(facts.get('mai_version'), 80)}, format "
+                f"{bounded(version, 80)}; this one reads up to {FORMAT_VERSION}); update MAI"
             )
         facts["preprocessing"] = Preprocessing(**facts["preprocessing"])
         fit = facts["calibration"]
@@ -156,11 +156,11 @@ def parse_info(path: Path, document: str | None) -> CheckpointInfo:
     # OverflowError: an integer that no floating-point number holds.
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise CheckpointError(
-            f"{where}: its description is damaged ({one_line(error)}); copy or train it anew"
+            f"{where}: its description is damaged ({bounded(error)}); copy or train it anew"
         ) from None
     if info.architecture is None and info.model not in MODEL_NAMES:
         available = sorted(MODEL_NAMES)
-        raise CheckpointError(f"{where}: model {one_line(info.model)!r} not found; available models = {available}")
+        raise CheckpointError(f"{where}: model {bounded(info.model)!r} not found; available models = {available}")
     return info
 
 
