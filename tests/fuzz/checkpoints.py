@@ -1,8 +1,10 @@
 """The fuzzer's target for whole checkpoints: loaded, shown and used to score a picture."""
 
+import atexit
 import io
 import json
 import math
+import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -62,6 +64,7 @@ def checkpoint_seeds() -> tuple[bytes, ...]:
 def _scratch() -> Path:
     """A file in memory, where the system has such."""
     folder = Path(tempfile.mkdtemp(prefix="mai-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "hostile").mkdir()
     return folder / "hostile" / "best.safetensors"
 
