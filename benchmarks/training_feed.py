@@ -31,7 +31,8 @@ from mai_app.images.decode import decode_file
 from mai_app.training import loop
 from mai_app.training.distributed import Group
 from mai_app.training.features import PER_FILE, Features
-from mai_app.training.run_folder import Run, check_options, start_or_resume
+from mai_app.training.run_folder import Run, check_options
+from mai_app.training.state import start_or_resume
 
 LIMIT: Final = 0.95
 VIEWS_LIMITS: Final = {224: 0.6, 336: 0.3, 448: 0.2}

@@ -1,6 +1,7 @@
 """The `mai` command: one table of commands, from which come parser, help, docs and work, here and on Modal."""
 
 import difflib
+import errno
 import gc
 import importlib
 import inspect
@@ -34,6 +35,7 @@ from mai_app.config import (
     TrainConfig,
     TwinsConfig,
 )
+from mai_app.core.display import show_text
 from mai_app.errors import MaiError
 
 Config = (
@@ -75,6 +77,18 @@ class Command:
     """Name of the function in modal_client.py that does it there; empty: it runs on this machine only."""
 
 
+DISK_ERRORS: Final = {
+    errno.ENOSPC: "free some space; what is written stays whole, and the same command carries on",
+    errno.EDQUOT: "free some space; what is written stays whole, and the same command carries on",
+    errno.EFBIG: "the disk or the user's limit allows no larger file; choose another place",
+    errno.EROFS: "choose a place that can be written to",
+    errno.EACCES: "choose a place that this user may use",
+    errno.EPERM: "choose a place that this user may use",
+    errno.EIO: "the disk fails; check it, or choose another place",
+}
+"""What to do about errors of disks, which can come up wherever something is written."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code; `arguments` are those of the process by default."""
     # Names of files that are not UTF-8 are shown, and are valid JSON, with escapes.
@@ -83,12 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words == ["--version"]:
-        print(f"mai {__version__}")
-        return 0
+        return run(lambda: _show(f"mai {__version__}"))
     if words in (["--help"], ["-h"]):
-        print(overview())
-        return 0
+        return run(lambda: _show(overview()))
     return run(lambda: dispatch(parse(words)))
+
+
+def _show(text: str) -> int:
+    print(text)
+    return 0
 
 
 def overview() -> str:
@@ -158,17 +175,32 @@ def _rename_old_flags(command: Command, words: Sequence[str]) -> list[str]:
 def run(work: Callable[[], int]) -> int:
     """Do the work; what MAI refuses, and an interrupt, end in one line and an exit code instead of a traceback."""
     try:
-        return work()
+        code = work()
+        sys.stdout.flush()  # or a full disk behind it would be told by Python alone, with a traceback
+        return code
     except MaiError as error:
-        print(f"mai: {error}", file=sys.stderr)
+        print(show_text(f"mai: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mai: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever read the output has seen enough. Python would complain once more when it closes it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output has seen enough.
+        _close_output()
         return 0
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"mai: {where}{error.strerror}; {DISK_ERRORS[error.errno]}", file=sys.stderr)
+        if error.filename is None:  # perhaps the output itself
+            _close_output()
+        return 2
+
+
+def _close_output() -> None:
+    """Let what is left of the output go nowhere: Python would complain once more when it closes it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def dispatch(config: Config) -> int:

@@ -141,6 +141,8 @@ PREPARED_LONGEST = 512
 """Longest side, in pixels, to which larger images are scaled down for their second window."""
 SMALLEST_CROP = 32
 """Smallest side of a training crop, in pixels."""
+LARGEST_VIEW = 1024
+"""Largest side of a view, in pixels."""
 NEAR_DUPLICATE_BITS = 4
 """Images whose 64-bit perceptual hashes differ in at most so many bits are near duplicates (docs/decisions.md)."""
 AUDIT_LIMIT = 0.6

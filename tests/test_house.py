@@ -65,7 +65,7 @@ def mai_imports() -> dict[str, set[str]]:
 def test_the_root_holds_what_is_meant_to_lie_there() -> None:
     assert {path.stem for path in (ROOT / "mai_app").glob("*.py")} == IN_THE_ROOT
     assert {path.parent.name for path in (ROOT / "mai_app").glob("*/__init__.py")} == set(WINGS) - IN_THE_ROOT
-    assert sum(not name.endswith("__init__") for name in modules()) <= 101
+    assert sum(not name.endswith("__init__") for name in modules()) <= 102
 
 
 def test_imports_go_one_way_from_wing_to_wing() -> None:

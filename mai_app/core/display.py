@@ -36,6 +36,17 @@ def show_name(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
+def show_text(text: str) -> str:
+    """A text with names in it, for a terminal: nothing in it moves the cursor, and its lines stay."""
+    return "\n".join(map(show_name, text.split("\n")))
+
+
+def bounded(what: object, most: int = 300) -> str:
+    """A foreign error or name within a message: on one line, printable, of at most so many characters."""
+    text = show_name(" ".join(str(what)[: 4 * most].split()))
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def show_shift(value: float | None) -> str:
     """A difference of scores with its sign, three digits."""
     return "–" if value is None else f"{round(value, 3) + 0.0:+.3f}"  # + 0.0: no -0.000

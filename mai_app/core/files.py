@@ -29,6 +29,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):  # a full disk names no file
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -130,10 +134,13 @@ def append_rows(stream: IO[bytes], rows: Iterable[Row], ascii_only: bool = True,
     Without `ascii_only` text is UTF-8; of names that are not UTF-8 the bytes in question are escaped as JSON does.
     """
     text = "".join(json.dumps(row, ensure_ascii=ascii_only) + "\n" for row in rows)
-    stream.write(text.encode("utf-8", "backslashreplace"))
-    stream.flush()
-    if sync:
-        os.fsync(stream.fileno())
+    try:
+        stream.write(text.encode("utf-8", "backslashreplace"))
+        stream.flush()
+        if sync:
+            os.fsync(stream.fileno())
+    except OSError as error:  # a full disk names no file
+        raise OSError(error.errno, error.strerror, str(stream.name)) from None
 
 
 def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -11,12 +11,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mai_app.core.display import show_text
+
 _prefix: ContextVar[str] = ContextVar("prefix", default="")
 
 
 def say(text: str) -> None:
     """Print a line to standard error, above a progress bar if there is one."""
-    tqdm.write(f"{_prefix.get()}{text}", file=sys.stderr)
+    tqdm.write(show_text(f"{_prefix.get()}{text}"), file=sys.stderr)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 RUN/calibration/ holds scores.jsonl, one row per image: an interrupted calibration resumes.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -19,6 +21,7 @@ from mai_app.config import (
 )
 from mai_app.core.device import choose_device
 from mai_app.core.display import show_percent
+from mai_app.core.files import locked
 from mai_app.core.log import say
 from mai_app.errors import CheckpointError, DataError
 from mai_app.evaluation.score import open_images, score
@@ -39,8 +42,8 @@ def calibrate_checkpoint(config: CalibrateConfig) -> tuple[Path, Calibration]:
     Images are scored as in evaluation and prediction: whole files, all crops; here in all four tiers. The file is
     replaced atomically; its weights stay as they are. Returns the file and its new calibration.
 
-    Raises CheckpointError for a shipped, downloaded, unusable or meanwhile changed checkpoint, DataError for an
-    unusable data set or too few val images.
+    Raises CheckpointError for a shipped, downloaded or unusable checkpoint, and one that is trained at the same time,
+    DataError for an unusable data set or too few val images.
     """
     path = find_checkpoint(config.model, config.runs)
     if path.parent == registry.FOLDER or cached_name(path):
@@ -49,7 +52,8 @@ def calibrate_checkpoint(config: CalibrateConfig) -> tuple[Path, Calibration]:
             f"{whose} and stays as it is; copy {path} to {config.runs / 'mine' / BEST}, and calibrate that with "
             f"--model mine"
         )
-    checkpoint = load_checkpoint(path)
+    with _not_trained(path):  # told now, and not after an hour of scoring
+        checkpoint = load_checkpoint(path)
     detector = Detector(checkpoint, choose_device(config.device))
     images = open_images(config.data, "val", config.prepared)
     _check_enough([record.label for record in images.records if record.split == "val"], config)
@@ -63,11 +67,27 @@ def calibrate_checkpoint(config: CalibrateConfig) -> tuple[Path, Calibration]:
         config.data.resolve().name,
         [row["source"] for row in judged],
     )
-    if load_checkpoint(path).sha256 != checkpoint.sha256:
-        raise CheckpointError(f"{path}: was changed meanwhile, perhaps by its training; calibrate it once that is done")
-    save_checkpoint(path, checkpoint.network, replace(checkpoint.info, calibration=calibration))
+    with _not_trained(path):
+        if load_checkpoint(path).sha256 != checkpoint.sha256:
+            raise CheckpointError(
+                f"{path}: was changed meanwhile, perhaps by its training; calibrate it once that is done"
+            )
+        save_checkpoint(path, checkpoint.network, replace(checkpoint.info, calibration=calibration))
     say(f"{path}: temperature {checkpoint.info.calibration.temperature:.3f} → {calibration.temperature:.3f}")
     return path, calibration
+
+
+@contextmanager
+def _not_trained(path: Path) -> Iterator[None]:
+    """Keep training out of a run's folder; raises CheckpointError where it is at work there."""
+    if path.name != BEST:
+        yield
+        return
+    try:
+        with locked(path.parent, wait=False):
+            yield
+    except BlockingIOError:
+        raise CheckpointError(f"{path}: is being trained at this moment; calibrate it once that is done") from None
 
 
 def text_table(calibration: Calibration) -> str:

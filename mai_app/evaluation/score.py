@@ -16,7 +16,7 @@ import torch
 from mai_app import __version__
 from mai_app.config import QUALITY_LIMITS, TIERS, Tier
 from mai_app.core.device import one_thread_each
-from mai_app.core.files import append_rows, resume_rows
+from mai_app.core.files import append_rows, lock, resume_rows
 from mai_app.core.log import bar, say
 from mai_app.core.parallel import ordered_map
 from mai_app.data.layout import Record, listing_hash, read_layout
@@ -154,7 +154,7 @@ def score_records(
     """Return the row that `look` makes of each wanted image, with its logits; each is appended to `path` when done.
 
     Rows that an earlier call with the same header, weights and data has written are reused. Raises DataError for a
-    damaged `path`.
+    damaged `path`, and for one that another process writes.
     """
     header = {
         "mai_version": __version__,
@@ -164,13 +164,6 @@ def score_records(
         "data": images.data,
         **header,
     }
-    try:
-        rows = resume_rows(path, header)
-    except ValueError as error:
-        raise DataError(f"{path}: is damaged ({error}); delete it, and its images are scored anew") from None
-    done = {row["file"] for row in rows}
-    todo = [record for record in wanted if record.file not in done]
-    progress = bar(total=len(done) + len(todo), initial=len(done), desc=what, unit="image")
 
     def with_logits(looked: tuple[Row, list[Pixels]]) -> Row:
         row, inputs = looked
@@ -184,15 +177,27 @@ def score_records(
     # On a CPU each thread takes an image from its file to its logits, as in prediction.
     apart = detector.device.type == "cpu" and workers > 0
     threads = torch.get_num_threads()
-    with progress, path.open("ab") as stream, one_thread_each() if apart else nullcontext():
-        if apart:
-            made = ordered_map(lambda record: with_logits(look(record)), todo, threads, ahead=threads)
-        else:
-            made = map(with_logits, ordered_map(look, todo, workers))
-        for row in made:
-            append_rows(stream, [row])
-            rows.append(row)
-            progress.update()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as stream:
+        try:
+            lock(stream, wait=False)
+            rows = resume_rows(path, header)
+        except BlockingIOError:
+            raise DataError(f"{path}: another process writes it at this moment; wait until that is done") from None
+        except ValueError as error:
+            raise DataError(f"{path}: is damaged ({error}); delete it, and its images are scored anew") from None
+        done = {row["file"] for row in rows}
+        todo = [record for record in wanted if record.file not in done]
+        progress = bar(total=len(done) + len(todo), initial=len(done), desc=what, unit="image")
+        with progress, one_thread_each() if apart else nullcontext():
+            if apart:
+                made = ordered_map(lambda record: with_logits(look(record)), todo, threads, ahead=threads)
+            else:
+                made = map(with_logits, ordered_map(look, todo, workers))
+            for row in made:
+                append_rows(stream, [row])
+                rows.append(row)
+                progress.update()
     return rows
 
 

@@ -339,6 +339,7 @@ def _skip_blocks(view: memoryview, at: int, max_blocks: int) -> tuple[int, int]:
 
 def _join_blocks(view: memoryview, at: int, end: int) -> bytes:
     joined = bytearray()
+    end = min(end, len(view))  # of a file that ends within a block, `end` lies behind it
     while at < end and view[at] and len(joined) <= MAX_MANIFEST:
         joined += view[at + 1 : at + 1 + view[at]]
         at += 1 + view[at]

@@ -93,7 +93,9 @@ class Tiff:
     """Position of the first directory."""
 
     def entries(self, at: int) -> Iterator[bytes]:
-        """Yield the entries of the directory at a position as they are stored."""
+        """Yield the entries of the directory at a position as they are stored; none for one that is negative."""
+        if at < 0:
+            return
         size, head = (20, 8) if self.big else (12, 2)
         start = at + head
         for _ in range(min(self._number(at, head), _MAX_ENTRIES, (len(self.data) - start) // size)):
@@ -134,7 +136,7 @@ class Tiff:
         return struct.unpack_from(f"{self.order}{count}{_INTEGERS[entry[0]]}", value)
 
     def _number(self, at: int, size: int) -> int:
-        field = self.data[at : at + size]
+        field = self.data[at : at + size] if at >= 0 else b""
         return int.from_bytes(field, "little" if self.order == "<" else "big") if len(field) == size else 0
 
 
@@ -238,6 +240,8 @@ def jpeg_ends(data: bytes) -> Iterator[bytes]:
 
 
 def _png(data: bytes) -> Parts:
+    if len(data) < 33:  # no whole head
+        return Parts(data)
     view = memoryview(data)
     kept = [view[:8]]
     texts: dict[bytes, bytes] = {}

@@ -145,5 +145,5 @@ def _tiff_pixels(tiff: Tiff) -> str:
     colours = _TIFF_COLOURS.get((tiff.integers(tags.get(262)) or (0,))[0], "other")
     extra = len(tiff.integers(tags.get(338)))
     beside = " with transparency" if extra == 1 else f" with {extra} more planes" if extra else ""
-    numbers = ", ".join(map(str, dict.fromkeys(bits)))
+    numbers = ", ".join(map(str, [*dict.fromkeys(bits)][:4]))
     return f"is a TIFF of {numbers}-bit {colours} pixels{beside}, which MAI does not read; save it as PNG"

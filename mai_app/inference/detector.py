@@ -1,5 +1,6 @@
 """The detector: from image files to predictions, as a stream of one row per file, in order, errors included."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -167,6 +168,9 @@ class Detector:
         for loaded in batch:
             # Six digits: beyond them the score depends on the processor and on the batch's size.
             score = None if loaded.inputs is None else round(float(next(scores)), 6)
+            error = loaded.error
+            if score is not None and not math.isfinite(score):
+                score, error = None, "the model's answer is no number: its weights are damaged; choose another --model"
             yield Prediction(
                 path=loaded.name,
                 p_synthetic=None if score is None else min(max(score, low), high),
@@ -179,7 +183,7 @@ class Detector:
                 image=loaded.image,
                 notes=loaded.notes,
                 evidence=loaded.evidence,
-                error=loaded.error,
+                error=error,
             )
 
 

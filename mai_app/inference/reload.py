@@ -29,7 +29,7 @@ class LiveDetector:
         self._device = device
         self._model, self._runs, self._seconds, self._refresh = model, runs, seconds, refresh
         self._detector: Detector | None = None
-        self._file_state: tuple[str, int, int] | None = None
+        self._file_state: tuple[str, int, int, int] | None = None
         self._checked_at = float("-inf")
 
     def detector(self) -> Detector:
@@ -52,7 +52,8 @@ class LiveDetector:
             self._model = pin_revision(self._model, self._runs)
             path = find_checkpoint(self._model, self._runs)
             stat = path.stat()
-            file_state = (str(path), stat.st_mtime_ns, stat.st_size)
+            # The number, too: a clock that was set back gives a new file an old time.
+            file_state = (str(path), stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if file_state != self._file_state:
                 self._detector = load(path, self._device)
                 self._file_state = file_state

@@ -12,6 +12,7 @@ import safetensors
 
 from mai_app.config import (
     IMAGE_SIZE,
+    LARGEST_VIEW,
     MODEL_NAMES,
     RECIPES,
     Architecture,
@@ -20,6 +21,7 @@ from mai_app.config import (
     Preprocessing,
     TrainConfig,
 )
+from mai_app.core.display import bounded
 from mai_app.errors import CheckpointError
 from mai_app.models.calibration import Calibration, TierRates
 from mai_app.models.hub import show_path
@@ -27,6 +29,11 @@ from mai_app.models.hub import show_path
 FORMAT_VERSION: Final = 3
 """2 added what a calibration says of the tiers, 3 what it says of sources and the architecture of networks of views;
 files of 1 and 2 are read."""
+
+TEMPERATURES: Final = (1e-6, 1e6)
+"""Least and largest temperature that is read; fitted ones lie from 0.05 to 50."""
+_LARGEST: Final = 2**53
+"""What no number in a description reaches."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +88,15 @@ def read_description(path: Path) -> Description:
         stat = path.stat()
     except OSError as error:
         raise CheckpointError(f"{where}: can't be read ({error.strerror})") from None
-    return _read_unchanged(path, stat.st_mtime_ns, stat.st_size)
+    return _read_unchanged(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
 
 @lru_cache(maxsize=256)
-def _read_unchanged(path: Path, modified: int, size: int) -> Description:  # noqa: ARG001 - part of the cache's key
-    """The description of a file as it was at that time: hashing a large file takes a second."""
+def _read_unchanged(path: Path, modified: int, size: int, number: int) -> Description:  # noqa: ARG001 - the cache's key
+    """The description of a file as it was at that time: hashing a large file takes a second.
+
+    A clock that was set back gives a new file an old time; its number is another one.
+    """
     info, where = read_info(path), show_path(path)
     try:
         with path.open("rb") as stream:
@@ -105,7 +115,9 @@ def read_info(path: Path) -> CheckpointInfo:
     except OSError as error:
         raise CheckpointError(f"{where}: can't be read ({error.strerror})") from None
     except (safetensors.SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{where}: truncated, or no safetensors file ({error}); copy or train it anew") from None
+        raise CheckpointError(
+            f"{where}: truncated, or no safetensors file ({bounded(error)}); copy or train it anew"
+        ) from None
     return parse_info(path, document)
 
 
@@ -124,8 +136,8 @@ def parse_info(path: Path, document: str | None) -> CheckpointInfo:
         version = facts.pop("format_version")
         if version > FORMAT_VERSION:
             raise CheckpointError(
-                f"{where}: written by a newer MAI ({facts.get('mai_version')}, format {version}; this one reads up to "
-                f"{FORMAT_VERSION}); update MAI"
+                f"{where}: written by a newer MAI ({bounded(facts.get('mai_version'), 80)}, format "
+                f"{bounded(version, 80)}; this one reads up to {FORMAT_VERSION}); update MAI"
             )
         facts["preprocessing"] = Preprocessing(**facts["preprocessing"])
         fit = facts["calibration"]
@@ -141,11 +153,14 @@ def parse_info(path: Path, document: str | None) -> CheckpointInfo:
             facts.setdefault(name, value)
         info = CheckpointInfo(**{f.name: facts[f.name] for f in fields(CheckpointInfo)})
         _check(info)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{where}: its description is damaged ({error}); copy or train it anew") from None
+    # OverflowError: an integer that no floating-point number holds.
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise CheckpointError(
+            f"{where}: its description is damaged ({bounded(error)}); copy or train it anew"
+        ) from None
     if info.architecture is None and info.model not in MODEL_NAMES:
         available = sorted(MODEL_NAMES)
-        raise CheckpointError(f"{where}: model {info.model!r} not found; available models = {available}")
+        raise CheckpointError(f"{where}: model {bounded(info.model)!r} not found; available models = {available}")
     return info
 
 
@@ -167,23 +182,49 @@ def training_flags(training: Mapping[str, Any]) -> list[str]:
 
 def _check(info: CheckpointInfo) -> None:
     """Raise ValueError or TypeError for what would only fail, or mislead, at the first image."""
-    if not isinstance(info.model, str):
-        raise TypeError(f"model {info.model!r}")
-    how = info.preprocessing
-    built = info.architecture
+    how, built, fit = info.preprocessing, info.architecture, info.calibration
+    _check_kinds(info, str, "model", "mai_version", "data", "data_fingerprint", "weights_licence")
+    _check_kinds(info, Mapping, "training", "data_licences")
+    _check_kinds(info, float, "val_loss")
+    _check_kinds(info, int, "epoch")
+    _check_kinds(info, bool, "simulated")
+    _check_kinds(how, int, "size", "crops", "longest")
+    _check_kinds(fit, float, "temperature", "threshold", "unsure_low", "unsure_high")
+    _check_kinds(fit, int, "authentic_images", "synthetic_images", "authentic_sources", "synthetic_sources")
+    _check_kinds(fit, str, "data")
+    if not all(isinstance(licence, str) for licence in info.data_licences.values()):
+        raise TypeError("data_licences")
     size = IMAGE_SIZE if built is None else built.size
     if how.input not in get_args(InputMode) or how.size != size or how.crops < 1 or how.longest < 0:
         raise ValueError(str(how))
     if (built is not None) != (how.input == "views"):
         raise ValueError(f"input {how.input} and architecture {built}")
-    if built is not None and (
-        built.head not in get_args(HeadKind) or not 1 <= built.size <= 4096 or not all(b >= 1 for b in built.blocks)
-    ):
-        raise ValueError(str(built))
-    fit = info.calibration
-    if not (fit.temperature > 0 and 0 <= fit.unsure_low <= fit.threshold <= fit.unsure_high <= 1):
+    if built is not None:
+        _check_kinds(built, str, "backbone")
+        _check_kinds(built, int, "size")
+        _check_kinds(built, bool, "traces")
+        if (
+            built.head not in get_args(HeadKind)
+            or built.backbone != info.model
+            or not 1 <= built.size <= LARGEST_VIEW
+            or not all(isinstance(block, int) and block >= 1 for block in built.blocks)
+        ):
+            raise ValueError(str(built))
+    low, high = TEMPERATURES
+    if not (low <= fit.temperature <= high and 0 <= fit.unsure_low <= fit.threshold <= fit.unsure_high <= 1):
         raise ValueError(str(fit))
     for tier, rates in fit.tiers.items():
+        _check_kinds(rates, int, "images")
         shares = [rates.fpr, rates.tpr, rates.unsure, rates.right, rates.fpr_bound, rates.right_bound]
         if not all(share is None or 0 <= share <= 1 for share in shares):
             raise ValueError(f"{tier}: {rates}")
+
+
+def _check_kinds(owner: object, kind: type, *names: str) -> None:
+    """Raise TypeError or ValueError for a field of another kind; a float may be an integer, and must be finite."""
+    for name in names:
+        value = getattr(owner, name)
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise TypeError(f"{name} {value!r}")
+        if isinstance(value, int | float) and not abs(value) < _LARGEST:
+            raise ValueError(f"{name} {value!r}")

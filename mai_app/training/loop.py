@@ -52,7 +52,6 @@ from mai_app.training.features import CachedImages, Features, compute_features
 from mai_app.training.folds import fit_out_of_source, train_folds
 from mai_app.training.run_folder import (
     Run,
-    TrainingState,
     append_metrics,
     architecture,
     check_options,
@@ -60,19 +59,19 @@ from mai_app.training.run_folder import (
     cut_metrics,
     make_network,
     merged,
-    save_state,
     settings,
     start_licence,
-    start_or_resume,
 )
+from mai_app.training.state import TrainingState, save_state, start_or_resume
 
 
 def train(config: TrainConfig, on_save: Callable[[], None] | None = None) -> Path:
     """Train, or resume, the run that `config` names, and return its folder.
 
     The folder holds config.json, metrics.jsonl (one row per epoch), best.safetensors (the weights of least validation
-    loss, for use) and last.pt (the state to resume from). Killed at any moment, the same call resumes from the last
-    save; on a CPU, with as many threads, it ends with the very same weights. `on_save` is called after each save.
+    loss, for use) and the state to resume from (last.pt; state.py has the files beside it). Killed at any moment, the
+    same call resumes from the last save; on a CPU, with as many threads, it ends with the very same weights. `on_save`
+    is called after each save.
 
     Raises DataError for an unusable data set, RunError for settings that do not fit together or the run's folder, and
     KeyboardInterrupt, after saving, for SIGINT or SIGTERM.

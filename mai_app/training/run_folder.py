@@ -1,9 +1,7 @@
-"""A training run's folder and state: checked settings, weights and optimizer, metrics, and how it resumes."""
+"""A training run's folder: checked settings, the network and optimizer that they describe, and metrics."""
 
 import copy
-import io
 import json
-import math
 import shlex
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -18,6 +16,7 @@ from torch import nn
 from mai_app import __version__
 from mai_app.config import (
     IMAGE_SIZE,
+    LARGEST_VIEW,
     MODEL_NAMES,
     PREPARED_LONGEST,
     PREPARED_WINDOW,
@@ -27,22 +26,18 @@ from mai_app.config import (
     TrainConfig,
     from_recipe,
 )
-from mai_app.core.device import memory_format
-from mai_app.core.files import append_rows, describe_changes, resume_rows, write_bytes, write_text
+from mai_app.core.files import append_rows, describe_changes, resume_rows, write_text
 from mai_app.data.prepared import PreparedSet
 from mai_app.errors import RunError
 from mai_app.models.checkpoint import load_checkpoint
 from mai_app.models.description import training_flags
 from mai_app.models.registry import find_checkpoint
 from mai_app.models.views import ViewsNet, build_network
-from mai_app.training.distributed import Group
 from mai_app.training.features import Features
 
 if TYPE_CHECKING:
     from mai_app.models.backbones import Body
 
-LAST: Final = "last.pt"
-"""File of the state that a run resumes from, in its folder."""
 METRICS: Final = "metrics.jsonl"
 """File of a run's metrics, one row per epoch, in its folder."""
 LAYER_DECAY: Final = 0.8
@@ -99,26 +94,6 @@ class Run:
         return replace(self.preprocessing, size=self.config.crop_size)
 
 
-@dataclass
-class TrainingState:
-    """All that changes while a run trains."""
-
-    network: nn.Module
-    averaged: nn.Module
-    """The moving average (EMA) of the network, which is validated and saved; without --ema the network itself."""
-    optimizer: torch.optim.Optimizer
-    precision: str
-    """float32 or bfloat16."""
-    epoch: int = 0
-    """Epochs that are done."""
-    step: int = 0
-    """Steps of the current epoch that are done."""
-    loss_sum: float = 0.0
-    """Sum of those steps' losses."""
-    best: float = math.inf
-    """Least validation loss of an epoch so far."""
-
-
 def check_options(config: TrainConfig) -> TrainConfig:
     """Return the settings, with those for crops at rest where they are not the input.
 
@@ -155,8 +130,8 @@ def _check_views(config: TrainConfig) -> None:
         raise RunError(f"--tune {config.tune}: {config.model} is trained as a whole; pretrained networks need not be")
     if config.windows not in (1, 5):
         raise RunError(f"--windows {config.windows}: must be 1, the centre, or 5, the corners, too")
-    if not SMALLEST_CROP <= config.view_size <= 1024:
-        raise RunError(f"--view-size {config.view_size}: must be from {SMALLEST_CROP} to 1024 pixels")
+    if not SMALLEST_CROP <= config.view_size <= LARGEST_VIEW:
+        raise RunError(f"--view-size {config.view_size}: must be from {SMALLEST_CROP} to {LARGEST_VIEW} pixels")
     if config.folds == 1 or min(config.folds, config.draws, config.source_cap) < 0:
         raise RunError("--folds must be 0 or at least 2; --draws and --source-cap at least 0")
     architecture(config)
@@ -219,30 +194,6 @@ def check_settings(config: TrainConfig, folder: Path, fingerprint: str, precisio
     write_text(path, json.dumps(new | {"mai_version": __version__}, indent=2) + "\n")
 
 
-def start_or_resume(run: Run, group: Group) -> TrainingState:
-    """Build the networks and the optimizer, with the weights that the run starts from or the state that it saved.
-
-    Raises RunError for a damaged state, and for weights that do not fit the network.
-    """
-    config = run.config
-    torch.manual_seed(config.seed)
-    saved = _load_state(run.folder / LAST)
-    network = make_network(config, pretrained=not saved)
-    network.to(group.device).to(memory_format=memory_format(group.device))
-    averaged = copy.deepcopy(network) if config.ema else network
-    state = TrainingState(network, averaged, make_optimizer(config, network), run.precision)
-    if saved:
-        network.load_state_dict(saved["network"])
-        averaged.load_state_dict(saved.get("averaged", saved["network"]))
-        state.optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["rng"])
-        for name in ("epoch", "step", "loss_sum", "best", "precision"):
-            setattr(state, name, saved[name])
-        resumed = f"carrying on at epoch {state.epoch + 1}, step {state.step}"
-        group.say(resumed if state.epoch < config.epochs else f"all epochs ({state.epoch}) are done")
-    return state
-
-
 def make_network(config: TrainConfig, pretrained: bool) -> nn.Module:
     """The settings' network, and, if it is `pretrained`, the weights that it starts from; what is not tuned is frozen.
 
@@ -287,25 +238,6 @@ def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optim
     return torch.optim.RMSprop(groups, lr=config.learning_rate)
 
 
-def save_state(folder: Path, state: TrainingState) -> None:
-    """Write the state that a run resumes from to last.pt, atomically."""
-    document = {
-        "network": state.network.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "rng": torch.get_rng_state(),
-        "epoch": state.epoch,
-        "step": state.step,
-        "loss_sum": state.loss_sum,
-        "best": state.best,
-        "precision": state.precision,
-    }
-    if state.averaged is not state.network:
-        document["averaged"] = state.averaged.state_dict()
-    buffer = io.BytesIO()
-    torch.save(document, buffer)
-    write_bytes(folder / LAST, buffer.getvalue())
-
-
 def cut_metrics(folder: Path, epochs: int) -> None:
     """Cut off the metrics of all but the first epochs: those that a killed run wrote after its last save come again.
 
@@ -330,17 +262,6 @@ def merged(network: nn.Module) -> nn.Module:
     network = copy.deepcopy(network)
     cast("Body", network.body).merge_low_rank()
     return network
-
-
-def _load_state(path: Path) -> dict[str, Any] | None:
-    """The state that was saved there; None where there is none. Raises RunError for a damaged file."""
-    if not path.exists():
-        return None
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds on a damaged file
-        raise RunError(f"{path}: is damaged ({type(error).__name__}); choose another --name") from None
-    return state
 
 
 def _load_weights(network: nn.Module, config: TrainConfig) -> None:

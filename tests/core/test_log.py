@@ -4,7 +4,9 @@ import time
 
 import pytest
 
-from mai_app.core.log import bar
+from mai_app.cli import run
+from mai_app.core.log import bar, say
+from mai_app.errors import MaiError
 
 
 def work(steps: int) -> None:
@@ -26,3 +28,14 @@ def test_a_watched_log_gets_whole_lines(monkeypatch: pytest.MonkeyPatch, capsys:
     assert 2 <= len(lines) <= 9
     assert all(line.startswith("epoch 1/2: ") and "/20" in line for line in lines)
     assert "\r" not in "".join(lines)
+
+
+def test_a_name_in_a_message_does_not_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    say("left out: a\x1b[2J\r\u202eb.png\nis damaged")
+    assert capsys.readouterr().err == "left out: a\\x1b[2J\\r\\u202eb.png\nis damaged\n"
+    code = run(lambda: refuse("a\x1b[2J.png: no such file"))
+    assert (code, capsys.readouterr().err) == (2, "mai: a\\x1b[2J.png: no such file\n")
+
+
+def refuse(what: str) -> int:
+    raise MaiError(what)

@@ -195,7 +195,7 @@ def test_a_checkpoint_whose_parts_do_not_fit_is_refused(tmp_path: Path) -> None:
     save_checkpoint(path, network, replace(info(TINY), architecture=replace(TINY, blocks=(1, 2, 3))))
     with pytest.raises(CheckpointError, match="do not fit"):
         load_checkpoint(path)
-    save_checkpoint(path, network, replace(info(TINY), architecture=replace(TINY, backbone="no_such")))
+    save_checkpoint(path, network, replace(info(TINY), model="no_such", architecture=replace(TINY, backbone="no_such")))
     with pytest.raises(CheckpointError, match=r"can't be built"):
         load_checkpoint(path)
     save_checkpoint(path, network, replace(info(TINY), preprocessing=Preprocessing(input="crop", size=64)))

@@ -182,14 +182,6 @@ def test_a_run_of_an_earlier_mai_is_carried_on_without_the_settings_it_did_not_h
         train(replace(config, ema=0.9))
 
 
-def test_a_damaged_state_is_said_so(plain: TrainConfig, tmp_path: Path) -> None:
-    config = copied(plain, tmp_path)
-    last = tmp_path / "r" / "last.pt"
-    last.write_bytes(last.read_bytes()[:1000])
-    with pytest.raises(RunError, match=r"last\.pt: is damaged"):
-        train(config)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -133,9 +133,9 @@ def test_the_start_weights_come_from_the_hub_and_their_licence_goes_along(
 
 def test_saved_it_is_the_network_that_was_trained(run: tuple[TrainConfig, Path, Hub]) -> None:
     config, folder, _ = run
-    state = torch.load(folder / "last.pt", weights_only=True)
+    state, frozen = (torch.load(folder / name, weights_only=True) for name in ("last.pt", "frozen.pt"))
     trained = cast("ViewsNet", make_network(replace(config, start_from=""), pretrained=False)).eval()
-    trained.load_state_dict(state["averaged"])
+    trained.load_state_dict(frozen | state["averaged"])
     assert load_checkpoint(folder / "best.safetensors").info.epoch == config.epochs  # what is compared is the last one
     ups = [tensor for name, tensor in state["averaged"].items() if name.endswith(".up")]
     assert len(ups) == 2 * 3  # of qkv and proj in the three blocks that are left
