@@ -81,7 +81,7 @@ def page(found: dict[str, list[Result]], failed: list[str]) -> str:
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>MAI's benchmarks</title><style>{STYLE}</style>",
         f"<h1>MAI's benchmarks</h1><p>{datetime.date.today().isoformat()}, {html.escape(_machine())}. A ratio is the "
-        "median over pairs of measurements taken by turns; in brackets the least and the greatest.</p>",
+        "median over pairs of measurements taken by turns; its spread, the least and the greatest.</p>",
     ]
     for name, results in found.items():
         about = (importlib.import_module(f"benchmarks.{name}").__doc__ or "").partition("\n")[0]
@@ -94,7 +94,7 @@ def page(found: dict[str, list[Result]], failed: list[str]) -> str:
             parts.append(
                 f"<tr class={mark or 'shown'}><td>{html.escape(result.name)}<br><small>{html.escape(facts)}</small>"
                 f"<td class=number>{result.ratio:.3f}<td class=number>{limit}"
-                f"<td class=number>{min(result.ratios):.2f} – {max(result.ratios):.2f}"
+                f"<td class=number>{min(result.ratios):.3g} – {max(result.ratios):.3g}"
                 f"<td class=number>{len(result.ratios)}<td>{mark}</tr>"
             )
         parts.append("</table>")

@@ -72,7 +72,7 @@ def line(result: Result) -> str:
     """A result in a line: ratio, spread, limit, name, facts."""
     limit = "" if result.limit is None else f"{'≥' if result.least else '≤'} {result.limit:g}"
     mark = {None: "", True: "kept", False: "MISSED"}[result.kept]
-    spread = f"{min(result.ratios):.2f} to {max(result.ratios):.2f}, {len(result.ratios)} pairs"
+    spread = f"{min(result.ratios):.3g} to {max(result.ratios):.3g}, {len(result.ratios)} pairs"
     facts = ", ".join(f"{name} {value}" for name, value in result.facts.items())
     return f"{result.ratio:8.3f}  {limit:>7}  {mark:<6}  ({spread})  {result.name}" + (f": {facts}" if facts else "")
 

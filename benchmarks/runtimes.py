@@ -19,16 +19,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from benchmarks.pictures import image_files
 from benchmarks.results import Options, Result, pair_ratios, run
 from mai_app.config import ExportConfig
 from mai_app.core.device import to_numpy
 from mai_app.images.decode import Pixels, decode_file
-from mai_app.images.preprocess import to_inputs
+from mai_app.images.preprocess import to_floats, to_inputs
 from mai_app.inference.detector import Detector, load
-from mai_app.inference.engine import make_engine
+from mai_app.inference.engine import in_bfloat16, make_engine
 from mai_app.inference.export import export
+from mai_app.models.views import ViewsNet
 
 IMAGES = 16
 CALIBRATION = 32
@@ -79,8 +81,10 @@ def ways(detector: Detector, calibration: Pixels, folder: Path) -> Iterator[tupl
     """The ways to compute the detector's network that this machine has."""
     yield "torch bfloat16 (MAI's with AMX)", torch_with(detector, "bfloat16")
     if shutil.which("g++") or shutil.which("clang++"):
-        engine = make_engine(detector.checkpoint.network, detector.device, "float32")
-        yield "torch.compile float32", torch_compute(torch.compile(engine.run))
+        network = detector.checkpoint.network
+        yield "torch.compile float32", compiled(network)
+        if (half := in_bfloat16(network)) is not None:
+            yield "torch.compile bfloat16", compiled(half)
     path = folder / f"{detector.facts.name}.onnx"
     with contextlib.redirect_stdout(sys.stderr):
         export(ExportConfig(path, detector.facts.name, Path("none")))
@@ -101,6 +105,17 @@ def torch_with(detector: Detector, precision: str) -> Compute:
 def torch_compute(compute: Callable[[torch.Tensor], torch.Tensor]) -> Compute:
     """From arrays to arrays."""
     return lambda pixels: to_numpy(compute(torch.from_numpy(pixels)))
+
+
+def compiled(network: nn.Module) -> Compute:
+    """The network compiled for this processor."""
+    run = torch.compile(network.view_logits if isinstance(network, ViewsNet) else network)
+
+    def compute(pixels: Pixels) -> Logits:
+        with torch.no_grad():
+            return to_numpy(run(to_floats(torch.from_numpy(pixels), torch.device("cpu"))))
+
+    return compute
 
 
 def floats(pixels: Pixels) -> npt.NDArray[np.float32]:

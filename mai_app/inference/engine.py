@@ -47,7 +47,7 @@ def make_engine(network: nn.Module, device: torch.device, precision: str) -> Eng
     views = isinstance(network, ViewsNet)
     on_cpu = device.type == "cpu"
     network = network.to(device).to(memory_format=memory_format(device))
-    half = _in_bfloat16(network) if precision == "bfloat16" and on_cpu else None
+    half = in_bfloat16(network) if precision == "bfloat16" and on_cpu else None
     computes = network if half is None else half
 
     def run(pixels: torch.Tensor) -> torch.Tensor:
@@ -59,7 +59,7 @@ def make_engine(network: nn.Module, device: torch.device, precision: str) -> Eng
     return Engine(f"{precision} on {device.type}", most, run)
 
 
-def _in_bfloat16(network: nn.Module) -> nn.Module | None:
+def in_bfloat16(network: nn.Module) -> nn.Module | None:
     """A copy with weights in bfloat16, which saves what autocast does at each step; None where it has no such form."""
     if isinstance(network, ViewsNet):
         if not isinstance(network.body, PlainBody):

@@ -77,11 +77,11 @@ class _Transformer(nn.Module):
     def forward(self, pixels: torch.Tensor, wanted: set[int]) -> Any:
         """Of each wanted block the tokens before the patches and the patches, (n, tokens, width) each."""
         patches = self.patch_embed["proj"](pixels.to(self.cls_token.dtype)).flatten(2).transpose(1, 2)
-        classes = self.cls_token.expand(len(pixels), -1, -1)
+        classes = self.cls_token.expand(pixels.shape[0], -1, -1)
         if self.reg_token is None:
             x = torch.cat([classes, patches], dim=1) + self.pos_embed
         else:
-            x = torch.cat([classes, self.reg_token.expand(len(pixels), -1, -1), patches + self.pos_embed], dim=1)
+            x = torch.cat([classes, self.reg_token.expand(pixels.shape[0], -1, -1), patches + self.pos_embed], dim=1)
         before = x.shape[1] - patches.shape[1]
         found = []
         for index, block in enumerate(self.blocks):

@@ -49,19 +49,25 @@ def baseline(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Exp
 
 
 @needs_tools
-@pytest.mark.parametrize(("traces_too", "crops"), [(False, 1), (True, 5)])
-def test_of_a_network_of_views_the_file_takes_all_views(tmp_path: Path, traces_too: bool, crops: int) -> None:
-    architecture = Architecture(backbone="test_vit", blocks=(1, 3), size=64, traces=traces_too)
+@pytest.mark.parametrize(
+    ("backbone", "traces_too", "crops"),
+    [("test_vit", False, 1), ("test_vit", True, 5), ("vit_small_patch14_reg4_dinov2", False, 1)],
+)
+def test_of_a_network_of_views_the_file_takes_all_views(
+    tmp_path: Path, backbone: str, traces_too: bool, crops: int
+) -> None:
+    size = 64 if backbone == "test_vit" else 42
+    architecture = Architecture(backbone=backbone, blocks=(1, 3), size=size, traces=traces_too)
     network = ViewsNet(architecture, Body(architecture)).eval()
     network.fusion = torch.tensor([0.7, 0.2, 0.4, -0.1] if traces_too else [0.7, 0.2, -0.1])
     info = load_checkpoint(find_checkpoint("traces", Path("none"))).info
-    how = Preprocessing(input="views", size=64, crops=crops)
+    how = Preprocessing(input="views", size=size, crops=crops)
     path = tmp_path / "v.safetensors"
-    save_checkpoint(path, network, replace(info, model="test_vit", preprocessing=how, architecture=architecture))
+    save_checkpoint(path, network, replace(info, model=backbone, preprocessing=how, architecture=architecture))
     exported = export(ExportConfig(tmp_path / "v.onnx", str(path), Path("none")))
     run = session(exported)
     facts = json.loads(run.get_modelmeta().custom_metadata_map["preprocessing"])
-    assert (facts["input"], facts["crops"], facts["size"]) == ("views", crops, 64)
+    assert (facts["input"], facts["crops"], facts["size"]) == ("views", crops, size)
     pixels = picture(np.random.default_rng(0), 1, 100, 130)
     inputs = to_inputs(pixels, how)
     tensor = (inputs.transpose(0, 3, 1, 2)[None] / 255).astype(np.float32)
