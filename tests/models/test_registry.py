@@ -111,6 +111,7 @@ def test_models_lists_what_there_is(trained_run: Path, weights: Path, capsys: py
         "epoch": checkpoint.info.epoch,
         "worst_tier": "hard",
         "worst_fpr": 0.055,
+        "cpu_precision": "float32",
         "error": None,
     }
     copytree(trained_run, Path("runs") / "small")
@@ -122,10 +123,10 @@ def test_models_lists_what_there_is(trained_run: Path, weights: Path, capsys: py
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["name", SHIPPED, "dam\\naged", "dam\\naged:", "*", "*"]
     assert f"shipped  baseline  {checkpoint.version}" in lines[1]
-    assert lines[1].endswith("5.5 %, hard")
+    assert lines[1].split()[-4:] == ["5.5", "%,", "hard", "float32"]
     assert "truncated, or no safetensors file" in lines[3]
     assert lines[4].startswith("* small")
-    assert lines[4].endswith("–")  # calibrated in training alone
+    assert lines[4].split()[-2:] == ["–", "float32"]  # calibrated in training alone
     # A run hides the shipped model of its name, which can no longer be named.
     copytree(trained_run, Path("runs") / SHIPPED)
     assert [(model.name, model.kind) for model in list_models(Path("runs")) if model.name == SHIPPED] == [

@@ -39,12 +39,12 @@ def info(architecture: Architecture) -> CheckpointInfo:
     )
 
 
-@pytest.mark.parametrize("windows", [1, 5])
 def body_of(network: ViewsNet) -> Body:
     assert isinstance(network.body, Body)
     return network.body
 
 
+@pytest.mark.parametrize("windows", [1, 5])
 def test_an_image_has_one_logit_and_in_training_one_a_kind_of_view(windows: int) -> None:
     network = ViewsNet(TINY, Body(TINY)).eval()
     with torch.inference_mode():
