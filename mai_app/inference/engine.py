@@ -1,8 +1,8 @@
 """How a network computes when it predicts: in which precision, how many inputs at a time, chosen by the processor.
 
 On a processor with AMX a copy of the weights in bfloat16 is several times as fast as float32 and moves scores by 0.002
-in the mean; ONNX Runtime and OpenVINO are slower there, and eight-bit weights move scores too far
-(`python -m benchmarks.prediction_paths`). Elsewhere it is float32.
+in the mean; what else was tried is no faster for mai-1, or needs more than torch (`python -m benchmarks.runtimes`).
+Elsewhere it is float32.
 """
 
 import copy
