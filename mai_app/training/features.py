@@ -64,18 +64,18 @@ class Features:
 
 
 class CachedImages(TrainingData):
-    """So many draws as batches of features, in the place of TrainingImages, which says what each draw is."""
+    """Draws as batches of features, in the place of TrainingImages, which says what each draw is."""
 
     at_a_time = 8
 
-    def __init__(self, images: TrainingImages, features: Features, draws: int) -> None:
+    def __init__(self, images: TrainingImages, features: Features) -> None:
         self.labels = images.prepared.labels.astype(np.float32)
-        self.versions = images.versions_of(draws)
+        self.version_of = images.version_of
         self.features = features
 
     def __getitems__(self, draws: list[Draw]) -> Batch:
         """The batch of these draws: features and labels."""
-        features = self.features.read([(row, self.versions[draw]) for row, draw in draws])
+        features = self.features.read([(row, self.version_of(draw)) for row, draw in draws])
         return torch.from_numpy(features), torch.from_numpy(self.labels[[row for row, _ in draws]])
 
 

@@ -240,8 +240,7 @@ def draw_batches(run: Run, group: Group, epoch: int) -> tuple[TrainingData, list
     )
     images = _training_images(run, epoch)
     of_rank = [[(int(rows[i]), draw) for i, draw in group.share(batch)] for batch in batches]
-    count = len(batches) * config.batch_size
-    return images if run.features is None else CachedImages(images, run.features, count), of_rank
+    return images if run.features is None else CachedImages(images, run.features), of_rank
 
 
 def _record_epoch(

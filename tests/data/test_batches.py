@@ -14,7 +14,6 @@ from mai_app.data.batches import (
     Draw,
     TrainingImages,
     draw_epoch,
-    first_integers,
     training_batches,
     validation_batches,
 )
@@ -161,8 +160,14 @@ def test_floats_run_from_0_to_1_channels_last() -> None:
     )
 
 
-@pytest.mark.parametrize("seeds", [(0, 0), (7, 3), (2**32 - 1, 100), (5,), (1, 2, 3), (2**40, 1)])
-@pytest.mark.parametrize("below", [1, 2, 3, 7, 2**31])
-def test_each_is_the_first_number_of_its_stream(seeds: tuple[int, ...], below: int) -> None:
-    numpys = [np.random.default_rng([*seeds, i]).integers(below) for i in range(300)]
-    assert first_integers(seeds, 300, below).tolist() == numpys
+def test_each_version_is_drawn_as_often_and_anew_each_epoch(data_set: Path, tmp_path: Path) -> None:
+    prepared = prepare(data_set, tmp_path)
+    how = Preprocessing(input="crop")
+    epochs = [
+        [TrainingImages(prepared, how, 0, epoch, True, 3).version_of(draw) for draw in range(3000)] for epoch in (0, 1)
+    ]
+    for drawn in epochs:
+        assert np.abs(np.bincount(drawn, minlength=3) - 1000).max() < 120
+    assert 0.25 < np.mean(np.array(epochs[0]) == np.array(epochs[1])) < 0.42
+    # Whether a draw takes another version than the one before tells nothing, either.
+    assert 0.25 < np.mean(np.array(epochs[0][1:]) == np.array(epochs[0][:-1])) < 0.42
