@@ -1,6 +1,5 @@
 """The files that benchmarks measure with: a folder's, or pictures made here, two JPEG for one PNG."""
 
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -54,4 +53,4 @@ def _make(folder: Path, number: int) -> None:
 
 def parts(files: list[Path], count: int) -> list[list[Path]]:
     """The files dealt into so many parts, for a pair of measurements each."""
-    return [list(islice(files, number, None, count)) for number in range(count)]
+    return [files[number::count] for number in range(count)]

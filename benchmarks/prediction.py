@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.pictures import image_files, parts
 from benchmarks.results import PAIRS, Options, Result, run
-from mai_app.core.parallel import ordered_map
+from mai_app.core.parallel import batched, ordered_map
 from mai_app.images.decode import decode_file
 from mai_app.inference.detector import Detector, load
 from mai_app.inference.engine import make_engine
@@ -42,7 +42,7 @@ def measure(options: Options) -> Iterator[Result]:
             begun = time.perf_counter()
             scores = list(_scores(detector, part))
             now = time.perf_counter()
-            before = [score for batch in parts_of(part) for score in plain_scores(plain, batch)]
+            before = [score for batch in batched(part, BATCH) for score in plain_scores(plain, batch)]
             then = time.perf_counter()
             for _ in ordered_map(lambda path: decode_file(path).pixels.shape, part, torch.get_num_threads()):
                 pass
@@ -65,11 +65,6 @@ def _scores(detector: Detector, files: list[Path]) -> Iterator[float]:
     for row in detector.predict(files):
         if row.p_synthetic is not None:
             yield row.p_synthetic
-
-
-def parts_of(files: list[Path]) -> list[list[Path]]:
-    """Batches of the files."""
-    return [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
 
 
 def plain_scores(detector: Detector, batch: list[Path]) -> Iterator[float]:

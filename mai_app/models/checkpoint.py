@@ -2,19 +2,14 @@
 
 import hashlib
 import json
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mai_app.core.display import bounded
 from mai_app.core.files import write_bytes
@@ -22,9 +17,6 @@ from mai_app.errors import CheckpointError, RunError
 from mai_app.models.description import CheckpointInfo, info_document, parse_info
 from mai_app.models.hub import show_path
 from mai_app.models.views import build_empty
-
-MORE_WEIGHTS: Final = 4
-"""Times as many weights as its file a network may have while it is made: blocks that are not used fall away after."""
 
 
 @dataclass(frozen=True)
@@ -101,16 +93,9 @@ def _build(where: str, info: CheckpointInfo, tensors: dict[str, torch.Tensor]) -
 def _made(where: str, info: CheckpointInfo, tensors: dict[str, torch.Tensor]) -> nn.Module:
     """The network that the info describes, for these weights; raises CheckpointError where it can't be made.
 
-    A small file that names a network of gigabytes does not cost these: a network with far more weights than the file
-    is compared with it without memory first.
+    It is first made without memory and compared: a small file that names a network of gigabytes does not cost these.
     """
     try:
-        with _at_most(MORE_WEIGHTS * sum(tensor.numel() for tensor in tensors.values())) as counted:
-            try:
-                return build_empty(info.model, info.architecture)
-            except RunError:
-                if not counted.exceeded:
-                    raise
         with torch.device("meta"):
             wanted = build_empty(info.model, info.architecture).state_dict()
         unfit = [name for name in wanted if name not in tensors or tensors[name].shape != wanted[name].shape]
@@ -122,32 +107,6 @@ def _made(where: str, info: CheckpointInfo, tensors: dict[str, torch.Tensor]) ->
         return build_empty(info.model, info.architecture)
     except RunError as error:
         raise CheckpointError(f"{where}: its network can't be built ({bounded(error)})") from None
-
-
-class _Counted:
-    """Weights of the networks that this thread builds."""
-
-    def __init__(self, most: int) -> None:
-        self.most, self.weights, self.exceeded = most, 0, False
-        self._thread = threading.get_ident()
-
-    def add(self, _module: nn.Module, _name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and threading.get_ident() == self._thread:
-            self.weights += parameter.numel()
-            if self.weights > self.most:
-                self.exceeded = True
-                raise RunError(f"more than {self.most:,} weights")
-
-
-@contextmanager
-def _at_most(most: int) -> Iterator[_Counted]:
-    """Raise RunError in a network's making once it has more weights; they are then not written to yet."""
-    counted = _Counted(most)
-    handle = register_module_parameter_registration_hook(counted.add)
-    try:
-        yield counted
-    finally:
-        handle.remove()
 
 
 def _sha256(*parts: bytes | memoryview) -> str:
