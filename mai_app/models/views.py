@@ -54,7 +54,7 @@ class ViewsNet(nn.Module):
         self.heads = nn.ModuleList(_head(architecture.head, self.body.width) for _ in ("whole", "native"))
         self.traces = TraceNet() if architecture.traces else None
         columns = 3 if architecture.traces else 2
-        self.register_buffer("fusion", torch.cat([torch.full((columns,), 1 / columns), torch.zeros(1)]))
+        self.register_buffer("fusion", torch.tensor([1 / columns] * columns + [0.0]))
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
         """Logits (n,) of views (n, views, 3, size, size) or of their features; in training (n, columns)."""

@@ -45,12 +45,12 @@ def test_the_others_are_left_to_timm() -> None:
         PlainBody(architecture)
 
 
-def test_predicting_with_the_shipped_model_imports_neither_timm_nor_torchvision(tmp_path: Path) -> None:
+def test_predicting_with_the_shipped_model_imports_nothing_that_takes_long(tmp_path: Path) -> None:
     words = """
 import sys
 import mai_app
 mai_app.load("mai-1", "cpu")
-print(sorted({"timm", "torchvision", "scipy", "sklearn", "pyarrow"} & set(sys.modules)))
+print(sorted({"timm", "torchvision", "scipy", "sklearn", "pyarrow", "torch._dynamo"} & set(sys.modules)))
 """
     done = subprocess.run(
         [sys.executable, "-c", words], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
